@@ -1,0 +1,1 @@
+//! The routing decision in words, for `EXPLAIN ROUTE`.

@@ -1,0 +1,217 @@
+//! The shard map: an immutable, versioned value. Instances swap it whole.
+//!
+//! *Slots* (4,096) are PostgreSQL's own hash of the sharding key, masked; each slot belongs to one shard, and an
+//! *organization override* beats its slot. The schema says of each table what class it is of.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::key::{Key, KeyType, OwnedKey};
+
+/// Number of slots: `hash(key) & (SLOTS - 1)`.
+pub const SLOTS: usize = 4096;
+
+/// A shard's number. Only a [`ShardMap`] makes one, so holding one proves that the shard exists.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(u16);
+
+impl ShardId {
+    /// Index into [`ShardMap::shards`].
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Where a shard's primary is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Placement {
+    /// The node's name in the catalog.
+    pub node: String,
+    /// Host name, address, or directory of a unix socket.
+    pub host: String,
+    pub port: u16,
+    pub dbname: String,
+}
+
+/// Everything that routing needs, at one version.
+#[derive(Debug, Clone)]
+pub struct ShardMap {
+    version: u64,
+    key_type: KeyType,
+    slots: Box<[ShardId]>,
+    overrides: HashMap<OwnedKey, ShardId, foldhash::fast::FixedState>,
+    shards: Box<[Placement]>,
+    schema: Arc<Schema>,
+}
+
+/// A shard map that contradicts itself.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MapError {
+    #[error("a shard map needs at least one shard")]
+    NoShards,
+    #[error("a shard map needs {SLOTS} slots, not {0}")]
+    SlotCount(usize),
+    #[error("{what} names shard {shard}, but there are only {shards} shards")]
+    UnknownShard { what: String, shard: u16, shards: usize },
+}
+
+impl ShardMap {
+    /// Builds a map from the catalog's rows. `slots[i]` and the overrides' values are shard numbers, which are indexes into
+    /// `shards`; the home shard is number 0.
+    pub fn new(
+        version: u64,
+        key_type: KeyType,
+        slots: &[u16],
+        overrides: impl IntoIterator<Item = (OwnedKey, u16)>,
+        shards: Vec<Placement>,
+        schema: Arc<Schema>,
+    ) -> Result<Self, MapError> {
+        if shards.is_empty() {
+            return Err(MapError::NoShards);
+        }
+        if slots.len() != SLOTS {
+            return Err(MapError::SlotCount(slots.len()));
+        }
+        let count = shards.len();
+        let checked = |shard: u16, what: &dyn Fn() -> String| {
+            if usize::from(shard) < count {
+                Ok(ShardId(shard))
+            } else {
+                Err(MapError::UnknownShard { what: what(), shard, shards: count })
+            }
+        };
+        let slots = slots
+            .iter()
+            .enumerate()
+            .map(|(i, &shard)| checked(shard, &|| format!("slot {i}")))
+            .collect::<Result<Box<[_]>, _>>()?;
+        let overrides = overrides
+            .into_iter()
+            .map(|(key, shard)| {
+                let shard = checked(shard, &|| format!("the override of {key}"))?;
+                Ok((key, shard))
+            })
+            .collect::<Result<_, MapError>>()?;
+        Ok(Self { version, key_type, slots, overrides, shards: shards.into(), schema })
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// The shard that holds `key`'s rows.
+    #[inline]
+    pub fn shard_of(&self, key: &Key<'_>) -> ShardId {
+        if !self.overrides.is_empty()
+            && let Some(&shard) = self.overrides.get(&key.to_owned_key())
+        {
+            return shard;
+        }
+        self.slots[usize::from(key.slot())]
+    }
+
+    pub fn home(&self) -> ShardId {
+        ShardId(0)
+    }
+
+    /// All shards, in order of their numbers.
+    pub fn shard_ids(&self) -> impl ExactSizeIterator<Item = ShardId> + use<> {
+        (0..self.shards.len() as u16).map(ShardId)
+    }
+
+    pub fn shards(&self) -> &[Placement] {
+        &self.shards
+    }
+
+    pub fn placement(&self, shard: ShardId) -> &Placement {
+        &self.shards[shard.index()]
+    }
+
+    /// Spreads what any shard can answer: the same `seed` always gets the same shard.
+    pub fn any(&self, seed: u64) -> ShardId {
+        ShardId((seed % self.shards.len() as u64) as u16)
+    }
+
+    pub fn slots(&self) -> &[ShardId] {
+        &self.slots
+    }
+
+    pub fn overrides(&self) -> impl ExactSizeIterator<Item = (&OwnedKey, ShardId)> {
+        self.overrides.iter().map(|(key, &shard)| (key, shard))
+    }
+}
+
+/// The classes of tables (see the design: sharded, reference, home). What is in no class is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Copy)]
+pub enum TableClass {
+    /// Has the key column; each row lives on its key's shard.
+    Sharded,
+    /// The same rows on every shard.
+    Reference,
+    /// On the home shard only.
+    Home,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub class: TableClass,
+    /// All columns in the table's own order: an INSERT without a column list follows it.
+    pub columns: Box<[Box<str>]>,
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| &**column == name)
+    }
+}
+
+/// A function outside pg_catalog that the catalog vouches for.
+#[derive(Debug, Clone, PartialEq, Eq, Copy)]
+pub enum FunctionClass {
+    /// Reads no table and writes nothing: right on any shard.
+    Pure,
+    /// Touches only rows of the organization that its statement is pinned to.
+    ShardLocal,
+}
+
+/// The tables of one sharded database, or the mark of an unsharded one (where nothing needs to be known).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Schema {
+    /// Changes with every change of what is below: templates analysed against another version are analysed again.
+    pub version: u64,
+    /// None: an unsharded database; every statement runs as it is.
+    pub sharding: Option<Sharding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sharding {
+    /// The sharding key's column name, the same in all sharded tables: `organization_id`.
+    pub key_column: String,
+    /// (schema, table) → class and columns.
+    pub tables: HashMap<(String, String), Table>,
+    /// (schema, function) → class.
+    pub functions: HashMap<(String, String), FunctionClass>,
+}
+
+impl Schema {
+    /// An unsharded database.
+    pub fn unsharded() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+}
