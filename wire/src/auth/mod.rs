@@ -1,0 +1,1 @@
+//! Login, from both sides.

@@ -1,0 +1,1 @@
+//! What a client sends before the first regular message.
