@@ -199,10 +199,12 @@ pub struct Schema {
     pub sharding: Option<Sharding>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sharding {
     /// The sharding key's column name, the same in all sharded tables: `organization_id`.
     pub key_column: String,
+    /// Its type: which constants and parameters the analysis may take as a key.
+    pub key_type: KeyType,
     /// (schema, table) → class and columns.
     pub tables: HashMap<(String, String), Table>,
     /// (schema, function) → class.
