@@ -13,6 +13,12 @@ pub struct Template {
     /// The byte spans of the statements can be taken from the lexer's separators: the grammar saw as many statements as
     /// the lexer did (`CREATE FUNCTION … BEGIN ATOMIC` holds semicolons of its own).
     pub spans_agree: bool,
+    /// Constants (numbers from 0, in text order) whose *value* this analysis depends on, such as the name in
+    /// `set_config('name', …)`: the cache hands the template only to texts that agree in them. All constants, where the
+    /// text did not parse: the fault may be in a constant (`E'\uD800'`, `float(99)`), and others are innocent of it.
+    /// Empty for nearly all statements. (The lexer already keeps the constants of utility statements in the template's
+    /// key, so that options of COPY, EXPLAIN, SET or CREATE need no mention here.)
+    pub fixed_literals: Box<[u16]>,
 }
 
 /// One statement of a template.
