@@ -2,10 +2,12 @@
 //!
 //! - [`frame`]: message headers and the scan of a byte stream into messages;
 //! - [`message`]: the few messages that we originate, built with pgwire's message layer or by hand where it is hot;
+//! - [`scan`]: a byte stream cut into messages as it arrives;
 //! - [`startup`]: everything before the first regular message;
 //! - [`auth`]: login, from both sides.
 
 pub mod auth;
 pub mod frame;
 pub mod message;
+pub mod scan;
 pub mod startup;
