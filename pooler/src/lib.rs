@@ -2,3 +2,4 @@
 //! (`tests/tidy.rs` checks it.)
 
 pub mod config;
+pub mod demo;
