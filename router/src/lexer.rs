@@ -1,13 +1,32 @@
-//! One pass over a statement's text, exact for PostgreSQL's lexical rules, that takes its constants out.
-//! Hot path: runs once per query. No allocation once the buffers have grown.
+//! One pass over a statement's text, exact for PostgreSQL's lexical rules (`scan.l`), that takes its constants out.
+//!
+//! Hot path: runs once per query. No allocation once the buffers have grown; spans that need no change are copied whole.
+//!
+//! What is left is the template's key. Two texts get the same key only if PostgreSQL sees the same tokens in both, apart
+//! from the values of constants:
+//! - a run of white space and comments becomes one space: it never vanishes between two tokens, so it joins none;
+//! - a constant becomes one control byte, a different one for each kind that the grammar tells apart; control bytes of the
+//!   text itself are escaped;
+//! - numbers that servers of different versions read differently (`0x1F`, `1_000`, `12abc`) and what isn't terminated stay
+//!   as they are: such a text is a template of its own, and analysis decides about it;
+//! - in utility statements (COPY, EXPLAIN, SET, CREATE …) constants are reported but stay in the key: there they are
+//!   options that change what the statement does.
 
 /// A constant that was taken out, in text order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Literal {
     pub kind: LiteralKind,
-    /// Byte span in the original text, quotes included.
+    /// Byte span in the original text, quotes and prefix included.
     pub start: u32,
     pub end: u32,
+}
+
+impl Literal {
+    /// The constant as it stands in `sql`, quotes and prefix included. Empty if `sql` is not the text that was lexed.
+    #[inline]
+    pub fn raw<'a>(&self, sql: &'a [u8]) -> &'a [u8] {
+        sql.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +47,25 @@ pub enum LiteralKind {
     BitString,
 }
 
+impl LiteralKind {
+    /// The control byte that stands for the constant in the template's key.
+    #[inline]
+    fn mark(self) -> u8 {
+        match self {
+            Self::Integer => 0x01,
+            Self::Number => 0x02,
+            Self::String => 0x03,
+            Self::EscapeString => 0x04,
+            Self::UnicodeString => 0x05,
+            Self::DollarString => 0x06,
+            Self::BitString => 0x07,
+        }
+    }
+}
+
+/// Stands before a control byte that is the text's own.
+const ESCAPED: u8 = 0x0E;
+
 /// The lexer's output; reused from statement to statement.
 #[derive(Debug, Default)]
 pub struct Normalized {
@@ -38,3 +76,527 @@ pub struct Normalized {
     /// Byte offsets, in the original text, of the semicolons that separate statements (those outside parentheses).
     pub separators: Vec<u32>,
 }
+
+impl Normalized {
+    /// Lexes `sql`, replacing what was here. `standard_strings`: the session's standard_conforming_strings.
+    pub fn run(&mut self, sql: &[u8], standard_strings: bool) {
+        self.text.clear();
+        self.literals.clear();
+        self.separators.clear();
+        let mut lexer = Lexer {
+            out: self,
+            sql,
+            standard_strings,
+            at: 0,
+            copied: 0,
+            depth: 0,
+            statement_starts: true,
+            keeps_constants: false,
+        };
+        lexer.run();
+    }
+}
+
+/// What a byte can begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Class {
+    /// Part of no longer token, or of one whose bytes are simply kept (operators, brackets, commas).
+    Other,
+    Space,
+    Identifier,
+    Digit,
+    Quote,
+    DoubleQuote,
+    Dollar,
+    Dot,
+    Minus,
+    Slash,
+    Open,
+    Close,
+    Semicolon,
+    Control,
+}
+
+const CLASS: [Class; 256] = classes();
+
+const fn classes() -> [Class; 256] {
+    let mut table = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match byte as u8 {
+            b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C => Class::Space,
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => Class::Identifier,
+            b'0'..=b'9' => Class::Digit,
+            b'\'' => Class::Quote,
+            b'"' => Class::DoubleQuote,
+            b'$' => Class::Dollar,
+            b'.' => Class::Dot,
+            b'-' => Class::Minus,
+            b'/' => Class::Slash,
+            b'(' => Class::Open,
+            b')' => Class::Close,
+            b';' => Class::Semicolon,
+            0..=0x1F => Class::Control,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    table
+}
+
+#[inline]
+fn class(byte: u8) -> Class {
+    CLASS[usize::from(byte)]
+}
+
+/// Continues an identifier: `ident_cont`.
+#[inline]
+fn continues_identifier(byte: u8) -> bool {
+    matches!(class(byte), Class::Identifier | Class::Digit | Class::Dollar)
+}
+
+/// One run over one text. `sql[copied..at]` has been read and will be copied as it is.
+struct Lexer<'a> {
+    out: &'a mut Normalized,
+    sql: &'a [u8],
+    standard_strings: bool,
+    at: usize,
+    copied: usize,
+    /// Open parentheses.
+    depth: u32,
+    /// No identifier of the current statement has been read yet.
+    statement_starts: bool,
+    /// The current statement's constants stay in the key.
+    keeps_constants: bool,
+}
+
+impl Lexer<'_> {
+    fn run(&mut self) {
+        while let Some(&byte) = self.sql.get(self.at) {
+            match class(byte) {
+                Class::Other => self.at += 1,
+                Class::Space => self.space(),
+                Class::Identifier => self.identifier(),
+                Class::Digit => self.number(),
+                Class::Quote => self.plain_string(),
+                Class::DoubleQuote => self.at = quoted_identifier(self.sql, self.at),
+                Class::Dollar => self.dollar(),
+                Class::Dot => self.dot(),
+                Class::Minus if self.next_is(b'-') => self.space(),
+                Class::Slash if self.next_is(b'*') => self.space(),
+                Class::Minus | Class::Slash => self.at += 1,
+                Class::Open => {
+                    self.depth += 1;
+                    self.at += 1;
+                }
+                Class::Close => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.at += 1;
+                }
+                Class::Semicolon => self.semicolon(),
+                Class::Control => self.control(byte),
+            }
+        }
+        self.flush(self.sql.len());
+    }
+
+    #[inline]
+    fn next_is(&self, byte: u8) -> bool {
+        self.sql.get(self.at + 1) == Some(&byte)
+    }
+
+    /// Copies what is pending up to `end`, and skips to there.
+    #[inline]
+    fn flush(&mut self, end: usize) {
+        self.out.text.extend_from_slice(&self.sql[self.copied..end]);
+        self.copied = end;
+    }
+
+    /// Folds a run of white space and comments. A lone space in the middle needs nothing.
+    #[inline]
+    fn space(&mut self) {
+        let start = self.at;
+        let Some(end) = skip_space(self.sql, start) else {
+            // A comment that never ends: keep the rest.
+            self.at = self.sql.len();
+            return;
+        };
+        self.at = end;
+        let at_border = start == 0 || end == self.sql.len();
+        if end - start == 1 && self.sql[start] == b' ' && !at_border {
+            return;
+        }
+        self.flush(start);
+        if !at_border {
+            self.out.text.push(b' ');
+        }
+        self.copied = end;
+    }
+
+    #[inline]
+    fn identifier(&mut self) {
+        let start = self.at;
+        let end = start + 1 + run_length(&self.sql[start + 1..], continues_identifier);
+        if end == start + 1 && self.prefixed(self.sql[start], end) {
+            return;
+        }
+        self.at = end;
+        if self.statement_starts {
+            self.statement_starts = false;
+            self.keeps_constants = !constants_are_only_values(&self.sql[start..end]);
+        }
+    }
+
+    /// `e'…'`, `b'…'`, `x'…'`, `u&'…'`, `u&"…"`: true if it was one. (`n'…'` is the keyword NCHAR and a plain string.)
+    #[inline]
+    fn prefixed(&mut self, letter: u8, end: usize) -> bool {
+        match (letter | 0x20, self.sql.get(end)) {
+            (b'e', Some(b'\'')) => self.string(end, Quoting::Backslash, LiteralKind::EscapeString),
+            (b'b' | b'x', Some(b'\'')) => self.string(end, Quoting::Plain, LiteralKind::BitString),
+            (b'u', Some(b'&')) => match self.sql.get(end + 1) {
+                Some(b'\'') => {
+                    self.string(end + 1, Quoting::Doubled, LiteralKind::UnicodeString);
+                    self.uescape();
+                }
+                Some(b'"') => {
+                    self.at = quoted_identifier(self.sql, end + 1);
+                    self.uescape();
+                }
+                _ => return false,
+            },
+            _ => return false,
+        }
+        true
+    }
+
+    /// `UESCAPE 'c'` after a `U&` token stays in the key: it changes what the token says.
+    fn uescape(&mut self) {
+        const WORD: &[u8] = b"uescape";
+        let Some(word) = skip_space(self.sql, self.at) else { return };
+        let Some(after) = word.checked_add(WORD.len()).filter(|&after| after <= self.sql.len()) else { return };
+        if !self.sql[word..after].eq_ignore_ascii_case(WORD) {
+            return;
+        }
+        let Some(quote) = skip_space(self.sql, after) else { return };
+        if self.sql.get(quote) != Some(&b'\'') {
+            return;
+        }
+        let quoting = self.plain_quoting();
+        self.at = string_end(self.sql, quote, quoting).unwrap_or(self.sql.len());
+    }
+
+    fn plain_quoting(&self) -> Quoting {
+        if self.standard_strings { Quoting::Doubled } else { Quoting::Backslash }
+    }
+
+    #[inline]
+    fn plain_string(&mut self) {
+        let kind = if self.standard_strings { LiteralKind::String } else { LiteralKind::EscapeString };
+        self.string(self.at, self.plain_quoting(), kind);
+    }
+
+    /// A string that begins (with its prefix) at `self.at` and whose opening quote is at `quote`.
+    #[inline]
+    fn string(&mut self, quote: usize, quoting: Quoting, kind: LiteralKind) {
+        match string_end(self.sql, quote, quoting) {
+            Some(end) => self.constant(kind, end),
+            None => self.at = self.sql.len(),
+        }
+    }
+
+    /// Reports the constant `sql[at..end]`, and replaces it unless the statement keeps its constants.
+    #[inline]
+    fn constant(&mut self, kind: LiteralKind, end: usize) {
+        self.out.literals.push(Literal { kind, start: self.at as u32, end: end as u32 });
+        if !self.keeps_constants {
+            self.flush(self.at);
+            self.out.text.push(kind.mark());
+            self.copied = end;
+        }
+        self.at = end;
+    }
+
+    #[inline]
+    fn number(&mut self) {
+        match number_end(self.sql, self.at) {
+            Scanned::Constant(kind, end) => self.constant(kind, end),
+            Scanned::Kept(end) => self.at = end,
+        }
+    }
+
+    /// `..`, `.5`, or a plain dot.
+    #[inline]
+    fn dot(&mut self) {
+        match self.sql.get(self.at + 1) {
+            Some(b'0'..=b'9') => self.number(),
+            Some(b'.') => self.at += 2,
+            _ => self.at += 1,
+        }
+    }
+
+    /// `$1`, `$tag$…$tag$`, or a stray dollar sign.
+    fn dollar(&mut self) {
+        let after = self.at + 1;
+        let digits = run_length(&self.sql[after..], |byte| byte.is_ascii_digit());
+        if digits > 0 {
+            self.at = after + digits;
+            return;
+        }
+        let tag = run_length(&self.sql[after..], |byte| matches!(class(byte), Class::Identifier | Class::Digit));
+        let body = after + tag + 1;
+        if self.sql.get(body - 1) != Some(&b'$') {
+            self.at = after;
+            return;
+        }
+        let delimiter = &self.sql[self.at..body];
+        match find(&self.sql[body..], delimiter) {
+            Some(length) => self.constant(LiteralKind::DollarString, body + length + delimiter.len()),
+            None => self.at = self.sql.len(),
+        }
+    }
+
+    fn semicolon(&mut self) {
+        if self.depth == 0 {
+            self.out.separators.push(self.at as u32);
+            self.statement_starts = true;
+            self.keeps_constants = false;
+        }
+        self.at += 1;
+    }
+
+    /// A control byte of the text's own, escaped so that it can't pass for a mark.
+    fn control(&mut self, byte: u8) {
+        self.flush(self.at);
+        self.out.text.extend_from_slice(&[ESCAPED, byte]);
+        self.at += 1;
+        self.copied = self.at;
+    }
+}
+
+/// Statements whose constants are plain values (or names that routing does not read), by their first word. In all others,
+/// constants stay in the template's key.
+fn constants_are_only_values(word: &[u8]) -> bool {
+    let mut lower = [0; 8];
+    let Some(lower) = lower.get_mut(..word.len()) else { return false };
+    lower.copy_from_slice(word);
+    lower.make_ascii_lowercase();
+    matches!(
+        &*lower,
+        b"select"
+            | b"insert"
+            | b"update"
+            | b"delete"
+            | b"merge"
+            | b"with"
+            | b"values"
+            | b"execute"
+            | b"call"
+            | b"do"
+            | b"declare"
+            | b"fetch"
+            | b"move"
+            | b"notify"
+            | b"prepare"
+            | b"commit"
+            | b"rollback"
+    )
+}
+
+/// How a string says that a quote is its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quoting {
+    /// Not at all: bit strings.
+    Plain,
+    /// `''` only.
+    Doubled,
+    /// `''`, and `\` before any byte.
+    Backslash,
+}
+
+/// The end of the string whose opening quote is at `quote`, with its continuations on later lines (`'a'` newline `'b'` is one
+/// string). None if it never ends.
+#[inline]
+fn string_end(sql: &[u8], quote: usize, quoting: Quoting) -> Option<usize> {
+    let mut at = quote + 1;
+    loop {
+        match sql.get(at)? {
+            b'\'' if quoting != Quoting::Plain && sql.get(at + 1) == Some(&b'\'') => at += 2,
+            b'\'' => match continuation(sql, at + 1) {
+                Some(inside) => at = inside,
+                None => return Some(at + 1),
+            },
+            b'\\' if quoting == Quoting::Backslash => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// If a string that ended before `at` continues: the first byte inside its next piece. White space and `--` comments
+/// (no others) with at least one newline must stand between the pieces.
+#[inline]
+pub(crate) fn continuation(sql: &[u8], mut at: usize) -> Option<usize> {
+    let mut newline = false;
+    loop {
+        match sql.get(at)? {
+            b'\'' if newline => return Some(at + 1),
+            b'\n' | b'\r' => newline = true,
+            b'-' if sql.get(at + 1) == Some(&b'-') => {
+                at = line_comment_end(sql, at);
+                continue;
+            }
+            &byte if class(byte) == Class::Space => {}
+            _ => return None,
+        }
+        at += 1;
+    }
+}
+
+/// The end of the `"…"` at `at`, or of the text.
+fn quoted_identifier(sql: &[u8], at: usize) -> usize {
+    let mut at = at + 1;
+    while let Some(&byte) = sql.get(at) {
+        at += 1;
+        if byte == b'"' {
+            if sql.get(at) != Some(&b'"') {
+                return at;
+            }
+            at += 1;
+        }
+    }
+    at
+}
+
+/// The end of the run of white space and comments at `at`. None: a comment in it never ends.
+#[inline]
+fn skip_space(sql: &[u8], mut at: usize) -> Option<usize> {
+    while let Some(&byte) = sql.get(at) {
+        at = match class(byte) {
+            Class::Space => at + 1,
+            Class::Minus if sql.get(at + 1) == Some(&b'-') => line_comment_end(sql, at),
+            Class::Slash if sql.get(at + 1) == Some(&b'*') => block_comment_end(sql, at)?,
+            _ => break,
+        };
+    }
+    Some(at)
+}
+
+/// The newline that ends the `--` comment at `at`, or the end of the text.
+fn line_comment_end(sql: &[u8], at: usize) -> usize {
+    at + run_length(&sql[at..], |byte| !matches!(byte, b'\n' | b'\r'))
+}
+
+/// The end of the comment at `at`, with the comments nested in it.
+fn block_comment_end(sql: &[u8], at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut at = at;
+    loop {
+        match sql.get(at..at + 2)? {
+            b"/*" => {
+                depth += 1;
+                at += 2;
+            }
+            b"*/" => {
+                depth -= 1;
+                at += 2;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+            _ => at += 1,
+        }
+    }
+}
+
+/// What a number turned out to be.
+enum Scanned {
+    Constant(LiteralKind, usize),
+    /// Not the same number to every server version: stays in the key, up to here.
+    Kept(usize),
+}
+
+/// Scans the number at `at` (a digit, or a dot before a digit).
+#[inline]
+fn number_end(sql: &[u8], at: usize) -> Scanned {
+    let mut separated = false;
+    let mut digits = |from: usize| {
+        let mut end = digits_end(sql, from);
+        while sql.get(end) == Some(&b'_') && sql.get(end + 1).is_some_and(u8::is_ascii_digit) {
+            separated = true;
+            end = digits_end(sql, end + 1);
+        }
+        end
+    };
+    let mut end = digits(at);
+    let mut kind = integer_kind(&sql[at..end]);
+    // `1..10` is 1, two dots, 10.
+    if sql.get(end) == Some(&b'.') && sql.get(end + 1) != Some(&b'.') {
+        kind = LiteralKind::Number;
+        end = digits(end + 1);
+    }
+    if let Some(b'e' | b'E') = sql.get(end) {
+        let sign = usize::from(matches!(sql.get(end + 1), Some(b'+' | b'-')));
+        let exponent = end + 1 + sign;
+        if sql.get(exponent).is_some_and(u8::is_ascii_digit) {
+            kind = LiteralKind::Number;
+            end = digits(exponent);
+        }
+    }
+    match sql.get(end) {
+        Some(&byte) if class(byte) == Class::Identifier => Scanned::Kept(based_integer_end(sql, at).unwrap_or(end)),
+        _ if separated => Scanned::Kept(end),
+        _ => Scanned::Constant(kind, end),
+    }
+}
+
+fn digits_end(sql: &[u8], at: usize) -> usize {
+    at + run_length(&sql[at..], |byte| byte.is_ascii_digit())
+}
+
+/// The end of a `0x1F`, `0o17` or `0b11` at `at`, digits perhaps separated by underscores.
+#[cold]
+fn based_integer_end(sql: &[u8], at: usize) -> Option<usize> {
+    let base = match sql.get(at..at + 2)? {
+        b"0x" | b"0X" => 16,
+        b"0o" | b"0O" => 8,
+        b"0b" | b"0B" => 2,
+        _ => return None,
+    };
+    let is_digit = |at: usize| sql.get(at).is_some_and(|&byte| char::from(byte).is_digit(base));
+    let mut end = at + 2;
+    loop {
+        let digit = end + usize::from(sql.get(end) == Some(&b'_'));
+        if !is_digit(digit) {
+            return (end > at + 2).then_some(end);
+        }
+        end = digit + 1;
+    }
+}
+
+/// ICONST or FCONST, by whether the value fits int4.
+#[inline]
+fn integer_kind(digits: &[u8]) -> LiteralKind {
+    if digits.len() < 10 {
+        return LiteralKind::Integer;
+    }
+    let significant = &digits[run_length(digits, |byte| byte == b'0')..];
+    let fits = match significant.len() {
+        0..10 => true,
+        10 => significant <= b"2147483647".as_slice(),
+        _ => false,
+    };
+    if fits { LiteralKind::Integer } else { LiteralKind::Number }
+}
+
+#[inline]
+fn run_length(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> usize {
+    bytes.iter().position(|&byte| !wanted(byte)).unwrap_or(bytes.len())
+}
+
+fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+    text.windows(wanted.len()).position(|window| window == wanted)
+}
+
+#[cfg(test)]
+#[path = "lexer_tests.rs"]
+mod tests;
