@@ -1,1 +1,168 @@
-//! Configuration.
+//! Configuration: PgBouncer's files in, one immutable [`Config`] out.
+//!
+//! Two steps. [`ini`] turns text into raw entries, each with its file and line; [`Config`] gives them their meaning, or
+//! refuses the whole with the place of the first mistake. Nothing of a file with a mistake takes effect, which is a
+//! deliberate difference from PgBouncer (it applies the lines before the mistake).
+//!
+//! - [`settings`]: section `[pgbouncer]`, one row per setting;
+//! - [`databases`], [`users`]: the other sections, whose values are [`conninfo`] strings;
+//! - [`auth_file`]: users and their secrets;
+//! - [`effective`]: which value counts where several are given.
+
+mod auth_file;
+mod conninfo;
+mod databases;
+mod effective;
+mod error;
+mod ini;
+mod settings;
+mod users;
+mod values;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use sluice_wire::auth::Secret;
+
+pub use databases::Database;
+pub use error::{ConfigError, Place};
+pub use settings::{ConfigRow, Settings};
+pub use users::{Peer, UserSettings};
+pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode};
+
+use ini::{Item, Section};
+
+/// A whole configuration. It never changes: RELOAD and SET make a new one.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Section `[pgbouncer]`. Its `conffile` is the file that the next reload reads.
+    pub settings: Settings,
+    /// Section `[databases]` without its `*` entry.
+    pub databases: BTreeMap<String, Database>,
+    /// The `*` entry, for databases that are not listed.
+    pub autodb: Option<Database>,
+    /// Section `[users]`.
+    pub users: BTreeMap<String, UserSettings>,
+    /// Section `[peers]`.
+    pub peers: BTreeMap<u16, Peer>,
+    /// Users and secrets from `auth_file`.
+    pub secrets: Arc<HashMap<String, Secret>>,
+}
+
+impl Config {
+    /// Reads a configuration file and all that it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut settings = Settings::default();
+        settings.conffile = path.to_owned();
+        Self::build(settings, ini::read(path)?)
+    }
+
+    /// Reads the configuration file again. Settings that only count at start keep their value.
+    pub fn reload(&self) -> Result<Self, ConfigError> {
+        let mut config = Self::load(&self.settings.conffile)?;
+        config.settings.keep_start_settings(&self.settings);
+        Ok(config)
+    }
+
+    /// Reads a configuration from a text, which errors call `sluice.ini`.
+    pub fn parse_str(text: &str) -> Result<Self, ConfigError> {
+        Self::build(Settings::default(), ini::parse(text, "sluice.ini")?)
+    }
+
+    /// The configuration after `SET key = value`. As in PgBouncer, a setting that only counts at start keeps its value,
+    /// without an error.
+    pub fn with_setting(&self, key: &str, value: &str) -> Result<Self, ConfigError> {
+        let mut config = self.clone();
+        if !Settings::is_changeable(key)? {
+            return Ok(config);
+        }
+        config.settings.set(key, value)?;
+        config.check()?;
+        if config.settings.auth_file != self.settings.auth_file {
+            config.secrets = read_secrets(&config.settings)?;
+        }
+        Ok(config)
+    }
+
+    /// The rows of SHOW CONFIG, in PgBouncer's order.
+    pub fn show(&self) -> Vec<ConfigRow> {
+        self.settings.show()
+    }
+
+    /// The entry for a database that a client asks for: a listed one, or one made from the `*` entry.
+    pub fn database(&self, name: &str) -> Option<Database> {
+        let listed = self.databases.get(name).cloned();
+        listed.or_else(|| Some(self.autodb.as_ref()?.instance(name)))
+    }
+
+    fn build(settings: Settings, items: Vec<Item>) -> Result<Self, ConfigError> {
+        let mut config = Self {
+            settings,
+            databases: BTreeMap::new(),
+            autodb: None,
+            users: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            secrets: Arc::default(),
+        };
+        if !items.iter().any(|item| item.section == Section::Pgbouncer) {
+            return Err(
+                ConfigError::new("main section missing from config file").hint("begin the file with [pgbouncer]")
+            );
+        }
+        for item in items {
+            config.take(item.section, item.entry).map_err(|error| error.at(&item.place))?;
+        }
+        config.secrets = read_secrets(&config.settings)?;
+        Ok(config)
+    }
+
+    fn take(&mut self, section: Section, entry: Option<(String, String)>) -> Result<(), ConfigError> {
+        let Some((key, value)) = entry else {
+            if section == Section::Pgbouncer {
+                self.settings.reset();
+            }
+            return Ok(());
+        };
+        match section {
+            Section::Pgbouncer => {
+                self.settings.set(&key, &value)?;
+                self.check()?;
+            }
+            Section::Databases => {
+                let database = Database::parse(&key, &value)?;
+                match key.as_str() {
+                    "*" => self.autodb = Some(database),
+                    _ => drop(self.databases.insert(key, database)),
+                }
+            }
+            Section::Users => {
+                let user = UserSettings::parse(&key, &value)?;
+                self.users.insert(key, user);
+            }
+            Section::Peers => {
+                let peer = Peer::parse(&key, &value)?;
+                self.peers.insert(peer.id, peer);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the type of a setting cannot say.
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.settings.auth_dbname.as_deref() == Some(databases::CONSOLE) {
+            return Err(databases::reserved_auth_dbname());
+        }
+        Ok(())
+    }
+}
+
+fn read_secrets(settings: &Settings) -> Result<Arc<HashMap<String, Secret>>, ConfigError> {
+    match &settings.auth_file {
+        Some(path) => auth_file::read(path).map(Arc::new),
+        None => Ok(Arc::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,488 @@
+//! The settings of section `[pgbouncer]`: one row each. The row drives the field of [`Settings`], its default, parsing,
+//! RELOAD, SET and SHOW CONFIG. Rows stand in the order of PgBouncer's SHOW CONFIG.
+//!
+//! A row also says how much of the setting this version can do. What it cannot do is refused when a file asks for it,
+//! never ignored; a value that changes nothing (a TLS cipher list while TLS is off) passes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::values::{AuthType, FileMode, List, PoolMode, SslMode, Value};
+
+const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
+    FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
+
+/// When a setting takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    /// At once: by RELOAD, SIGHUP and SET, too.
+    Reload,
+    /// At start only. As in PgBouncer, later values are accepted and have no effect.
+    Start,
+}
+
+/// How much of a setting this version can do.
+#[derive(Debug, Clone, Copy)]
+enum Support {
+    /// All of it.
+    Full,
+    /// Nothing but the default.
+    DefaultOnly,
+    /// The listed values.
+    Only(&'static [&'static str]),
+}
+
+use Support::{DefaultOnly, Full, Only};
+use Takes::{Reload, Start};
+
+/// A row of the table.
+struct Setting {
+    name: &'static str,
+    default: Option<&'static str>,
+    takes: Takes,
+    support: Support,
+    parse: fn(&mut Settings, &str) -> Result<(), String>,
+    show: fn(&Settings) -> Option<String>,
+    copy: fn(&mut Settings, &Settings),
+}
+
+/// Expands rows of `name: type = default, when it takes effect, support;` to the struct and its table.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $takes:expr, $support:expr;)*) => {
+        /// The values of all settings. Durations of 0 mean what each setting says about 0.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Settings {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self {
+                    $($name: <$type>::parse($default.unwrap_or("")).expect("a default parses"),)*
+                }
+            }
+        }
+
+        static TABLE: &[Setting] = &[$(Setting {
+            name: stringify!($name),
+            default: $default,
+            takes: $takes,
+            support: $support,
+            parse: |settings, text| {
+                settings.$name = Value::parse(text)?;
+                Ok(())
+            },
+            show: |settings| settings.$name.show(),
+            copy: |to, from| to.$name.clone_from(&from.$name),
+        }),*];
+    };
+}
+
+settings! {
+    /// Users who may do everything on the console.
+    admin_users: List = Some(""), Reload, Full;
+    /// Append the client's address to its `application_name`.
+    application_name_add_host: bool = Some("0"), Reload, Full;
+    /// Database entry on which `auth_query` runs.
+    auth_dbname: Option<String> = None, Reload, Full;
+    /// The list of users and their secrets.
+    auth_file: Option<PathBuf> = None, Reload, Full;
+    /// Rules for `auth_type = hba`.
+    auth_hba_file: PathBuf = Some(""), Reload, Full;
+    /// User name maps for those rules.
+    auth_ident_file: Option<PathBuf> = None, Reload, Full;
+    /// Options for `auth_type = ldap`.
+    auth_ldap_options: Option<String> = None, Reload, Full;
+    /// Query for a user's secret.
+    auth_query: String = Some(AUTH_QUERY), Reload, Full;
+    /// How clients are authenticated.
+    auth_type: AuthType = Some("md5"), Reload, Only(&["trust", "plain", "md5", "scram-sha-256"]);
+    /// User that runs `auth_query`.
+    auth_user: Option<String> = None, Reload, DefaultOnly;
+    /// Forget an unused entry made from `*` after this long; 0 never.
+    autodb_idle_timeout: Duration = Some("3600"), Reload, Full;
+    /// Drop a queued cancel request after this long; 0 never.
+    cancel_wait_timeout: Duration = Some("10"), Reload, Full;
+    /// Drop a client that is idle this long without a server; 0 never.
+    client_idle_timeout: Duration = Some("0"), Reload, Full;
+    /// Drop a client that has not logged in by then; 0 never.
+    client_login_timeout: Duration = Some("60"), Reload, Full;
+    /// TLS 1.3 cipher suites for clients.
+    client_tls13_ciphers: Option<String> = None, Reload, Full;
+    /// Authority for client certificates.
+    client_tls_ca_file: PathBuf = Some(""), Reload, Full;
+    /// Certificate shown to clients.
+    client_tls_cert_file: PathBuf = Some(""), Reload, Full;
+    /// Ciphers up to TLS 1.2 for clients.
+    client_tls_ciphers: String = Some("default"), Reload, Full;
+    /// Diffie-Hellman parameters for clients.
+    client_tls_dheparams: String = Some("auto"), Reload, Full;
+    /// Elliptic curve for clients.
+    client_tls_ecdhcurve: String = Some("auto"), Reload, Full;
+    /// Private key of the certificate shown to clients.
+    client_tls_key_file: PathBuf = Some(""), Reload, Full;
+    /// TLS versions for clients.
+    client_tls_protocols: String = Some("secure"), Reload, Full;
+    /// Whether clients use TLS.
+    client_tls_sslmode: SslMode = Some("disable"), Reload, DefaultOnly;
+    /// The file that the next reload reads; set from the command line.
+    conffile: PathBuf = Some(""), Reload, Full;
+    /// Servers per pool; 0 is no limit.
+    default_pool_size: u32 = Some("20"), Reload, Full;
+    /// Refuse the simple query protocol.
+    disable_pqexec: bool = Some("0"), Start, Full;
+    /// How long a DNS answer is kept.
+    dns_max_ttl: Duration = Some("15"), Reload, Full;
+    /// How long a failed lookup is kept.
+    dns_nxdomain_ttl: Duration = Some("15"), Reload, Full;
+    /// How often zone serials are polled; 0 never.
+    dns_zone_check_period: Duration = Some("0"), Reload, DefaultOnly;
+    /// Longest a client may idle in a transaction; 0 for ever.
+    idle_transaction_timeout: Duration = Some("0"), Reload, Full;
+    /// Start-up parameters to accept and drop.
+    ignore_startup_parameters: List = Some(""), Reload, Full;
+    /// Name of the Windows service; without effect elsewhere.
+    job_name: String = Some("pgbouncer"), Start, Full;
+    /// TCP addresses or names; `*` for all, empty for no TCP.
+    listen_addr: List = Some(""), Start, Full;
+    /// Length of the kernel's queue of new connections.
+    listen_backlog: u32 = Some("128"), Start, Full;
+    /// TCP port, and suffix of the unix socket's name.
+    listen_port: u16 = Some("6432"), Start, Full;
+    /// Log logins and new server connections.
+    log_connections: bool = Some("1"), Reload, Full;
+    /// Log closings and their reasons.
+    log_disconnections: bool = Some("1"), Reload, Full;
+    /// Log errors that are sent to clients.
+    log_pooler_errors: bool = Some("1"), Reload, Full;
+    /// Log averages every `stats_period`.
+    log_stats: bool = Some("1"), Reload, Full;
+    /// File that the log is appended to; empty for none.
+    logfile: PathBuf = Some(""), Reload, Full;
+    /// NOTICE sent to each client at login; empty for none.
+    login_notify_message: String = Some(""), Reload, Full;
+    /// Most client connections, the console's excepted.
+    max_client_conn: u32 = Some("100"), Reload, Full;
+    /// Most clients of a database entry; 0 is no limit.
+    max_db_client_connections: u32 = Some("0"), Reload, Full;
+    /// Most servers of a database entry; 0 is no limit.
+    max_db_connections: u32 = Some("0"), Reload, Full;
+    /// Longest protocol message accepted, in bytes.
+    max_packet_size: u32 = Some("2147483647"), Reload, Full;
+    /// Prepared statements kept on each server; 0 turns tracking off.
+    max_prepared_statements: u32 = Some("200"), Reload, Full;
+    /// Most clients of a login user; 0 is no limit.
+    max_user_client_connections: u32 = Some("0"), Reload, Full;
+    /// Most servers of a server-side user; 0 is no limit.
+    max_user_connections: u32 = Some("0"), Reload, Full;
+    /// Servers to keep in a pool that is in use.
+    min_pool_size: u32 = Some("0"), Reload, Full;
+    /// This process's number among its peers; 0 for no peering.
+    peer_id: u32 = Some("0"), Reload, DefaultOnly;
+    /// File for the process id; empty for none.
+    pidfile: PathBuf = Some(""), Start, Full;
+    /// Size of the relay buffers, in bytes.
+    pkt_buf: u32 = Some("4096"), Start, Full;
+    /// When a server is given back.
+    pool_mode: PoolMode = Some("session"), Reload, Full;
+    /// Forget an empty pool after this long; 0 never.
+    pool_idle_timeout: Duration = Some("0"), Reload, Full;
+    /// Longest a query may run; 0 for ever.
+    query_timeout: Duration = Some("0"), Reload, Full;
+    /// Tell a client after so many seconds that it is queued; 0 never.
+    query_wait_notify: u32 = Some("5"), Reload, Full;
+    /// Longest a query may wait for a server; 0 for ever.
+    query_wait_timeout: Duration = Some("120"), Reload, Full;
+    /// Extra servers for a pool whose clients wait too long.
+    reserve_pool_size: u32 = Some("0"), Reload, Full;
+    /// How long they wait before that; 0 disables the reserve.
+    reserve_pool_timeout: Duration = Some("5"), Reload, Full;
+    /// Alternative resolver configuration.
+    resolv_conf: PathBuf = Some(""), Start, DefaultOnly;
+    /// Buffers handled on one socket before others get a turn.
+    sbuf_loopcnt: u32 = Some("5"), Reload, Full;
+    /// Iterations of a SCRAM verifier derived from a plain password.
+    scram_iterations: u32 = Some("4096"), Reload, Full;
+    /// A server idle for longer is checked before use.
+    server_check_delay: Duration = Some("30"), Reload, Full;
+    /// The query for that; empty for no check, `<empty>` for an empty query.
+    server_check_query: String = Some("<empty>"), Reload, Full;
+    /// Longest that connecting and logging in to a server may take; 0 for ever.
+    server_connect_timeout: Duration = Some("15"), Reload, Full;
+    /// Close servers marked for it without waiting for session clients.
+    server_fast_close: bool = Some("0"), Reload, Full;
+    /// Close a server idle this long; 0 never.
+    server_idle_timeout: Duration = Some("600"), Reload, Full;
+    /// Close a server this old when it is free; 0 uses each connection once.
+    server_lifetime: Duration = Some("3600"), Reload, Full;
+    /// Pause after a failed connection or login.
+    server_login_retry: Duration = Some("15"), Reload, Full;
+    /// Run when a server is given back in session mode; empty for none.
+    server_reset_query: String = Some("DISCARD ALL"), Reload, Full;
+    /// Run it in every pool mode.
+    server_reset_query_always: bool = Some("0"), Reload, Full;
+    /// Hand out the longest-idle server first, not the latest used.
+    server_round_robin: bool = Some("0"), Reload, Full;
+    /// TLS 1.3 cipher suites for servers.
+    server_tls13_ciphers: Option<String> = None, Reload, Full;
+    /// Authority for server certificates.
+    server_tls_ca_file: PathBuf = Some(""), Reload, Full;
+    /// Certificate shown to servers.
+    server_tls_cert_file: PathBuf = Some(""), Reload, Full;
+    /// Ciphers up to TLS 1.2 for servers.
+    server_tls_ciphers: String = Some("default"), Reload, Full;
+    /// Private key of the certificate shown to servers.
+    server_tls_key_file: PathBuf = Some(""), Reload, Full;
+    /// TLS versions for servers.
+    server_tls_protocols: String = Some("secure"), Reload, Full;
+    /// Whether server connections use TLS.
+    server_tls_sslmode: SslMode = Some("prefer"), Reload, Only(&["disable", "allow", "prefer"]);
+    /// Let several processes listen on one port.
+    so_reuseport: bool = Some("0"), Start, Full;
+    /// Seconds between two averages.
+    stats_period: u32 = Some("60"), Reload, Full;
+    /// Users who may read the console.
+    stats_users: List = Some(""), Reload, Full;
+    /// Drop sockets that SUSPEND cannot flush by then.
+    suspend_timeout: Duration = Some("10"), Reload, Full;
+    /// Log to syslog.
+    syslog: bool = Some("0"), Reload, DefaultOnly;
+    /// Facility of messages to syslog.
+    syslog_facility: String = Some("daemon"), Reload, Full;
+    /// Name before messages to syslog.
+    syslog_ident: String = Some("pgbouncer"), Reload, Full;
+    /// TCP_DEFER_ACCEPT on listeners.
+    tcp_defer_accept: u32 = Some("1"), Reload, Full;
+    /// SO_KEEPALIVE on client and server sockets.
+    tcp_keepalive: bool = Some("1"), Reload, Full;
+    /// TCP_KEEPCNT; 0 for the system's default.
+    tcp_keepcnt: u32 = Some("0"), Reload, Full;
+    /// TCP_KEEPIDLE in seconds; 0 for the system's default.
+    tcp_keepidle: u32 = Some("0"), Reload, Full;
+    /// TCP_KEEPINTVL in seconds; 0 for the system's default.
+    tcp_keepintvl: u32 = Some("0"), Reload, Full;
+    /// SO_SNDBUF and SO_RCVBUF in bytes; 0 for the system's default.
+    tcp_socket_buffer: u32 = Some("0"), Reload, Full;
+    /// TCP_USER_TIMEOUT in milliseconds; 0 for the system's default.
+    tcp_user_timeout: u32 = Some("0"), Reload, Full;
+    /// Parameters to carry from server to server, beyond the standard ones.
+    track_extra_parameters: List = Some("IntervalStyle"), Start, Full;
+    /// Longest a transaction may take; 0 for ever.
+    transaction_timeout: Duration = Some("0"), Reload, Full;
+    /// Folder of the unix socket and of servers without a host; `@x` for the abstract namespace, empty for none.
+    unix_socket_dir: PathBuf = Some("/tmp"), Start, Full;
+    /// Group of the unix socket.
+    unix_socket_group: String = Some(""), Start, DefaultOnly;
+    /// Permissions of the unix socket.
+    unix_socket_mode: FileMode = Some("0777"), Start, Full;
+    /// Unix user to become.
+    user: Option<String> = None, Start, DefaultOnly;
+    /// How much to log, from 0 to 3.
+    verbose: u32 = Some("0"), Reload, Full;
+
+    // Sluice's own, after PgBouncer's so that those keep their order in SHOW CONFIG.
+    /// Folder where the last shard map is kept; empty for nowhere.
+    state_dir: PathBuf = Some(""), Start, Full;
+    /// Threads that serve clients; 0 for one per core.
+    worker_threads: u32 = Some("0"), Start, Full;
+    /// Statement templates whose routing is remembered.
+    template_cache_size: u32 = Some("10000"), Start, Full;
+}
+
+/// A row of SHOW CONFIG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigRow {
+    /// Name of the setting.
+    pub key: &'static str,
+    /// Its value as text; `None` if unset.
+    pub value: Option<String>,
+    /// Its default as text; `None` if it has none.
+    pub default: Option<&'static str>,
+    /// Whether RELOAD and SET can change it.
+    pub changeable: bool,
+}
+
+impl Settings {
+    /// Sets one setting from text, as a line of the file does.
+    pub(super) fn set(&mut self, key: &str, text: &str) -> Result<(), ConfigError> {
+        let row = find(key)?;
+        (row.parse)(self, text)
+            .map_err(|problem| ConfigError::new(format!("bad value \"{text}\" for \"{key}\": {problem}")))?;
+        row.check_support(self)
+    }
+
+    /// What entering section `[pgbouncer]` does: settings that have a default go back to it.
+    pub(super) fn reset(&mut self) {
+        let defaults = Self::default();
+        for row in TABLE.iter().filter(|row| row.resets()) {
+            (row.copy)(self, &defaults);
+        }
+    }
+
+    /// Keeps what only counts at start from the settings in force.
+    pub(super) fn keep_start_settings(&mut self, in_force: &Settings) {
+        for row in TABLE.iter().filter(|row| row.takes == Start) {
+            (row.copy)(self, in_force);
+        }
+    }
+
+    /// Whether RELOAD and SET can change a setting; an error if there is no such setting.
+    pub(super) fn is_changeable(key: &str) -> Result<bool, ConfigError> {
+        Ok(find(key)?.takes == Reload)
+    }
+
+    /// The rows of SHOW CONFIG.
+    pub(super) fn show(&self) -> Vec<ConfigRow> {
+        TABLE
+            .iter()
+            .map(|row| ConfigRow {
+                key: row.name,
+                value: (row.show)(self),
+                default: row.default,
+                changeable: row.takes == Reload,
+            })
+            .collect()
+    }
+}
+
+impl Setting {
+    /// The name of the file comes from the command line, not from a default.
+    fn resets(&self) -> bool {
+        self.default.is_some() && self.name != "conffile"
+    }
+
+    fn check_support(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let Some(value) = (self.show)(settings) else {
+            return Ok(());
+        };
+        let allowed = match self.support {
+            Full => return Ok(()),
+            DefaultOnly => self.default.as_slice(),
+            Only(values) => values,
+        };
+        if allowed.contains(&value.as_str()) {
+            return Ok(());
+        }
+        let hint = match allowed {
+            [] => "remove the setting".to_owned(),
+            [""] => "leave it empty".to_owned(),
+            values => format!("use one of: {}", values.join(", ")),
+        };
+        let text = format!("\"{}\" = \"{value}\" is not supported in this version", self.name);
+        Err(ConfigError::new(text).hint(hint))
+    }
+}
+
+fn find(key: &str) -> Result<&'static Setting, ConfigError> {
+    TABLE
+        .iter()
+        .find(|row| row.name == key)
+        .ok_or_else(|| ConfigError::unknown("setting", key, TABLE.iter().map(|row| row.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &str, text: &str) -> Result<Settings, String> {
+        let mut settings = Settings::default();
+        settings.set(key, text).map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn every_default_is_supported_and_shown_as_it_is_written() {
+        let settings = Settings::default();
+        for (row, shown) in TABLE.iter().zip(settings.show()) {
+            let mut copy = Settings::default();
+            if let Some(default) = row.default {
+                copy.set(row.name, default).expect(row.name);
+            }
+            assert_eq!(copy, settings, "{}", row.name);
+            if row.name != "unix_socket_mode" {
+                assert_eq!(shown.value.as_deref(), row.default, "{}", row.name);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_stand_in_pgbouncers_order() {
+        let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+        let mut sorted: Vec<_> = names[..names.len() - 3].to_vec();
+        sorted.sort_unstable();
+        let from = sorted.iter().position(|&name| name == "pool_idle_timeout").unwrap();
+        sorted.swap(from, from + 1);
+        sorted.extend(["state_dir", "worker_threads", "template_cache_size"]);
+        assert_eq!(names, sorted);
+    }
+
+    #[test]
+    fn values_reach_their_fields() {
+        assert_eq!(set("pool_mode", "TRANSACTION").unwrap().pool_mode, PoolMode::Transaction);
+        assert_eq!(set("default_pool_size", "0x20").unwrap().default_pool_size, 32);
+        assert_eq!(set("auth_file", "/etc/x").unwrap().auth_file, Some("/etc/x".into()));
+        assert_eq!(set("query_timeout", "1.5").unwrap().query_timeout, Duration::from_millis(1500));
+        assert_eq!(*set("admin_users", "a, b").unwrap().admin_users, ["a", "b"]);
+    }
+
+    #[test]
+    fn bad_values_are_explained() {
+        for (key, text, expected) in [
+            ("pool_mod", "x", "unknown setting \"pool_mod\" (did you mean \"pool_mode\"?)"),
+            ("service_name", "x", "unknown setting \"service_name\""),
+            (
+                "max_client_conn",
+                "5 ; x",
+                "bad value \"5 ; x\" for \"max_client_conn\": must be a whole number from 0 to 4294967295",
+            ),
+            ("syslog", "on", "bad value \"on\" for \"syslog\": must be 0 or 1"),
+            (
+                "pool_mode",
+                "query",
+                "bad value \"query\" for \"pool_mode\": must be one of: session, transaction, statement",
+            ),
+        ] {
+            assert_eq!(set(key, text).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused() {
+        for (key, text, expected) in [
+            (
+                "client_tls_sslmode",
+                "Require",
+                "\"client_tls_sslmode\" = \"require\" is not supported in this version (use one of: disable)",
+            ),
+            (
+                "server_tls_sslmode",
+                "verify-full",
+                "\"server_tls_sslmode\" = \"verify-full\" is not supported in this version (use one of: disable, allow, prefer)",
+            ),
+            (
+                "auth_type",
+                "hba",
+                "\"auth_type\" = \"hba\" is not supported in this version (use one of: trust, plain, md5, scram-sha-256)",
+            ),
+            ("auth_user", "pooler", "\"auth_user\" = \"pooler\" is not supported in this version (remove the setting)"),
+            ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),
+        ] {
+            assert_eq!(set(key, text).unwrap_err(), expected);
+        }
+        for harmless in [("server_tls_sslmode", "disable"), ("auth_user", ""), ("client_tls_ciphers", "HIGH")] {
+            assert!(set(harmless.0, harmless.1).is_ok(), "{harmless:?}");
+        }
+    }
+
+    #[test]
+    fn reset_spares_what_has_no_default() {
+        let mut settings = Settings::default();
+        for (key, text) in [("auth_file", "f"), ("conffile", "c"), ("max_client_conn", "7")] {
+            settings.set(key, text).unwrap();
+        }
+        settings.reset();
+        assert_eq!(settings.max_client_conn, 100);
+        assert_eq!((settings.auth_file, settings.conffile), (Some("f".into()), "c".into()));
+    }
+}
