@@ -1,0 +1,42 @@
+# `make` lists what there is. Each target installs what it needs, if it is missing, and says so.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help deps demo build test lint docs bench bench-smoke ci
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install missing Debian packages, by name (sudo if you aren't root)
+	@scripts/deps build postgresql test bench
+
+demo: ## a sharded database with sample data on port 6432; options: make demo ARGS="--scale 2 --keep /var/tmp/epfo"
+	@scripts/deps build postgresql
+	@cargo run --release --package sluice -- demo $(ARGS)
+
+build: ## target/release/sluice
+	@scripts/deps build
+	cargo build --release --package sluice
+
+test: ## all tests, against real servers
+	@scripts/deps build postgresql test nextest
+	cargo nextest run --workspace
+	cargo test --workspace --doc --quiet
+
+lint: ## formatting, and clippy without a warning
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+docs: ## API documentation, without a broken link
+	RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --document-private-items
+
+bench: ## all benchmarks
+	@scripts/deps build postgresql bench
+	cargo bench --workspace --bench '*'
+
+bench-smoke: ## every benchmark once, only to see that it runs
+	@scripts/deps build postgresql bench
+	cargo bench --workspace --bench '*' -- --test
+
+ci: ## what CI runs: test, lint, docs, bench-smoke
+	@.ci/run
