@@ -1,13 +1,13 @@
 //! Configuration: PgBouncer's files in, one immutable [`Config`] out.
 //!
-//! Two steps. [`ini`] turns text into raw entries, each with its file and line; [`Config`] gives them their meaning, or
+//! Two steps. `ini` turns text into raw entries, each with its file and line; [`Config`] gives them their meaning, or
 //! refuses the whole with the place of the first mistake. Nothing of a file with a mistake takes effect, which is a
 //! deliberate difference from PgBouncer (it applies the lines before the mistake).
 //!
-//! - [`settings`]: section `[pgbouncer]`, one row per setting;
-//! - [`databases`], [`users`]: the other sections, whose values are [`conninfo`] strings;
-//! - [`auth_file`]: users and their secrets;
-//! - [`effective`]: which value counts where several are given.
+//! - `settings`: section `[pgbouncer]`, one row per setting;
+//! - `databases`, `users`: the other sections, whose values are `conninfo` strings;
+//! - `auth_file`: users and their secrets;
+//! - `effective`: which value counts where several are given.
 
 mod auth_file;
 mod conninfo;
@@ -53,8 +53,7 @@ pub struct Config {
 impl Config {
     /// Reads a configuration file and all that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut settings = Settings::default();
-        settings.conffile = path.to_owned();
+        let settings = Settings { conffile: path.to_owned(), ..Settings::default() };
         Self::build(settings, ini::read(path)?)
     }
 

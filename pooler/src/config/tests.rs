@@ -179,3 +179,33 @@ fn show_config_prints_as_pgbouncer_does() {
     assert!(row("pool_mode").changeable && !row("listen_addr").changeable);
     assert_eq!(rows[0].key, "admin_users");
 }
+
+#[test]
+fn the_sample_file_is_valid_and_holds_the_platforms_figures() {
+    let sample = include_str!("../../../deploy/sluice.ini.sample");
+    // The user list that it names is not on this machine.
+    let text = sample.replace("auth_file =", ";auth_file =");
+    assert_ne!(text, sample);
+    let config = parse(&text);
+    let settings = &config.settings;
+    assert_eq!(settings.pool_mode, PoolMode::Transaction);
+    assert_eq!(settings.max_client_conn, 1000);
+    assert_eq!((settings.default_pool_size, settings.reserve_pool_size), (100, 20));
+    assert!(config.databases["epfo"].is_sharded());
+    // What is commented out is valid as well.
+    let uncommented: String = text
+        .lines()
+        .map(|line| match line.strip_prefix(';') {
+            Some(example)
+                if example.starts_with(|c: char| c.is_ascii_lowercase() || c == '*')
+                    && !example.starts_with("auth_file") =>
+            {
+                format!("{example}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = parse(&uncommented);
+    assert_eq!(config.databases["reports"].pool_size, Some(10));
+    assert!(config.autodb.is_some() && config.users.contains_key("nightly"));
+}

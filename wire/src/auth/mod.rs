@@ -1,11 +1,11 @@
 //! Login, from both sides, as values: a message in, the next message and the next state out. No I/O and no source of
 //! chance: nonces and salts come in as [`Entropy`].
 //!
-//! - [`secret`]: what is stored about a user's password, and how a password is compared with it;
-//! - [`scram`]: the arithmetic of SCRAM-SHA-256 and the verifier that PostgreSQL stores;
-//! - [`scram_server`], [`scram_client`]: the two ends of a SCRAM exchange (RFC 5802, RFC 7677);
-//! - [`client`]: we authenticate a client;
-//! - [`server`]: we log in to PostgreSQL.
+//! - `secret`: what is stored about a user's password, and how a password is compared with it;
+//! - `scram`: the arithmetic of SCRAM-SHA-256 and the verifier that PostgreSQL stores;
+//! - `scram_server`, `scram_client`: the two ends of a SCRAM exchange (RFC 5802, RFC 7677);
+//! - `client`: we authenticate a client;
+//! - `server`: we log in to PostgreSQL.
 //!
 //! A SCRAM login leaves a [`ScramKeys`] behind. It is what lets us log in to PostgreSQL as the same user without ever
 //! having known the password, as long as PostgreSQL holds the same verifier.
