@@ -1,5 +1,6 @@
 //! The lexer against examples, against PostgreSQL's own scanner (`pg_query::scan`), and against random text.
 
+use pg_query::protobuf::Token;
 use proptest::prelude::*;
 
 use super::*;
@@ -156,7 +157,6 @@ fn backslashes_count_in_plain_strings_without_standard_strings() {
 
 /// The constants that PostgreSQL's scanner sees: kind and span.
 fn scanned(sql: &str) -> Option<Vec<(LiteralKind, usize, usize)>> {
-    use pg_query::protobuf::Token;
     let result = pg_query::scan(sql).ok()?;
     let mut constants = Vec::new();
     for token in &result.tokens {
@@ -256,7 +256,7 @@ fn constant() -> impl Strategy<Value = String> {
         "'([a-z\\\\\" ;$/*-]|''){0,8}'",
         "E'([a-z\" ;$/*-]|''|\\\\'|\\\\\\\\|\\\\n){0,8}'",
         "\\$\\$[a-z' ;/*-]{0,8}\\$\\$",
-        "\\$q\\$[a-z' ;$/*-]{0,8}[a-z]\\$q\\$",
+        "\\$q\\$([a-z' ;/*-]|\\$\\$[a-p]|\\$[0-9]){0,8}\\$q\\$",
         "B'[01]{0,8}'",
         "U&'[a-z ;]{0,8}'",
     ]
@@ -304,14 +304,15 @@ proptest! {
 
     #[test]
     fn fragments_agree_with_postgresql(sql in fragment()) {
-        // The character of UESCAPE is kept on purpose; vertical tabs and NUL are the scanner's own affair.
-        prop_assume!(!sql.contains("uescape"));
-        agrees_with_postgresql(&sql);
+        // The character of UESCAPE is kept on purpose.
+        if !sql.contains("uescape") {
+            agrees_with_postgresql(&sql);
+        }
     }
 
     #[test]
     fn tokens_agree_with_postgresql(tokens in proptest::collection::vec(token(), 0..12), gaps in proptest::collection::vec(gap(), 1..4)) {
-        prop_assert!(agrees_with_postgresql(&joined(&tokens, &gaps)) || !tokens.is_empty());
+        prop_assert!(agrees_with_postgresql(&joined(&tokens, &gaps)));
     }
 
     #[test]
@@ -339,8 +340,13 @@ proptest! {
             && let (Ok(one), Ok(other)) = (pg_query::scan(&one), pg_query::scan(&other))
         {
             let kinds = |tokens: &[pg_query::protobuf::ScanToken]| {
-                let comments = [pg_query::protobuf::Token::SqlComment, pg_query::protobuf::Token::CComment];
-                tokens.iter().map(pg_query::protobuf::ScanToken::token).filter(|token| !comments.contains(token)).collect::<Vec<_>>()
+                // The grammar takes B'…' and X'…' in the same places.
+                let token = |token: &pg_query::protobuf::ScanToken| match token.token() {
+                    Token::SqlComment | Token::CComment => None,
+                    Token::Xconst => Some(Token::Bconst),
+                    token => Some(token),
+                };
+                tokens.iter().filter_map(token).collect::<Vec<_>>()
             };
             prop_assert_eq!(kinds(&one.tokens), kinds(&other.tokens));
         }
