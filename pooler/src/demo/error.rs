@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::BoxError;
+
 #[derive(Debug, Error)]
 pub enum DemoError {
     #[error(
@@ -31,7 +33,7 @@ pub enum DemoError {
     Postgres { what: String, source: tokio_postgres::Error },
 
     #[error("{what}: {source}")]
-    Catalog { what: String, source: Box<dyn std::error::Error + Send + Sync> },
+    Catalog { what: &'static str, source: BoxError },
 
     #[error("directory \"{}\" isn't empty and wasn't made by the demo; choose another for --keep", .0.display())]
     ForeignDirectory(PathBuf),
@@ -61,7 +63,7 @@ pub enum DemoError {
     Verify(String),
 
     #[error("the pooler ended: {0}")]
-    Pooler(Box<dyn std::error::Error + Send + Sync>),
+    Pooler(BoxError),
 }
 
 impl DemoError {
@@ -80,6 +82,11 @@ impl DemoError {
     pub(super) fn postgres(what: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Self {
         let what = what.into();
         move |source| Self::Postgres { what, source }
+    }
+
+    /// For `map_err`: an error of the control plane and what was being done.
+    pub(super) fn catalog<E: Into<BoxError>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Catalog { what, source: source.into() }
     }
 }
 

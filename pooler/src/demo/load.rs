@@ -67,8 +67,7 @@ fn planned(organization: &Organization) -> Totals {
 pub async fn fill(fleet: &Fleet, state: &State, progress: &Progress) -> Result<(), DemoError> {
     create_databases(fleet, state).await?;
     progress.note(&format!("created {SHARDS} shard databases, the catalog, and database \"{PLAIN}\""));
-    sharding::register(fleet).await?;
-    let map = sharding::load_map(fleet).await?;
+    let map = sharding::register(fleet).await?;
     progress.note(&format!("registered {SHARDS} shards and their tables in the catalog"));
     let totals = load_sample(fleet, &map, state.scale, progress).await?;
     let largest = Summary::of_scale(state.scale).largest;
@@ -94,7 +93,7 @@ async fn create_databases(fleet: &Fleet, state: &State) -> Result<(), DemoError>
     {
         // A template must have no other connection; PostgreSQL waits for this one to go.
         let mut shard = fleet.connect(&first).await?;
-        sharding::migrate_shard(&mut shard).await?;
+        sharding::prepare_shard(&mut shard).await?;
         execute(&shard, &format!("SET ROLE {APP}; {}", include_str!("schema.sql"))).await?;
     }
     in_parallel(1..SHARDS, async |shard| {

@@ -139,7 +139,7 @@ async fn fill_and_copy(
                     state.scale
                 ));
             }
-            sharding::move_nodes(fleet).await
+            sharding::move_node(fleet).await
         } else {
             load::fill(fleet, &state, progress).await
         }

@@ -8,6 +8,7 @@ use super::DemoError;
 use super::directory::DemoDirectory;
 use super::fleet::{ADMIN, Fleet};
 use super::load::{APP, CATALOG, PLAIN};
+use super::sharding::DATABASE;
 
 /// How many ports after the wanted one are tried.
 const PORTS_TRIED: u16 = 200;
@@ -29,7 +30,7 @@ impl Endpoints {
         let state = directory.state();
         Self {
             port,
-            database_url: url(APP, &state.app_password, "epfo"),
+            database_url: url(APP, &state.app_password, DATABASE),
             console_url: url(ADMIN, &state.admin_password, "pgbouncer"),
             plain_url: url(APP, &state.app_password, PLAIN),
         }
@@ -79,7 +80,7 @@ fn ini(directory: &DemoDirectory, fleet: &Fleet, port: u16) -> String {
     section(format_args!(
         "[databases]\n\
          ; A sharded database: its shards, slots and tables are in the catalog.\n\
-         epfo = catalog='{catalog}'\n\
+         {DATABASE} = catalog='{catalog}'\n\
          ; An ordinary one, as PgBouncer knows it.\n\
          {PLAIN} = host={sockets} port={server_port} dbname={PLAIN}\n\n",
         catalog = fleet.admin_url(CATALOG),

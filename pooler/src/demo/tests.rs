@@ -1,9 +1,11 @@
 //! The whole demo, small: with real servers, and a pooler that only waits for its shutdown.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::*;
+use crate::config::{Config, PoolMode};
 
 fn args(keep: Option<&Path>) -> DemoArgs {
     DemoArgs { keep: keep.map(Path::to_owned), port: 6432, scale: 0.02, no_replica: true }
@@ -71,7 +73,7 @@ async fn replica_streams_what_the_primary_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_demo_goes_on_with_its_data() {
     let parent = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    std::fs::set_permissions(parent.path(), PermissionsExt::from_mode(0o711)).unwrap();
     let keep = parent.path().join("kept");
     let demo = prepared(&args(Some(&keep))).await;
     let shard = demo.fleet.connect(&load::shard_database(3)).await.unwrap();
@@ -107,8 +109,17 @@ async fn application_role_owns_its_tables_and_needs_its_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_load_as_the_pooler_reads_them() {
     let demo = prepared(&args(None)).await;
-    let mode = std::fs::metadata(&demo.ini).unwrap();
-    assert_eq!(std::os::unix::fs::MetadataExt::mode(&mode) & 0o777, 0o600);
+    let mode = std::fs::metadata(&demo.ini).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let config = Config::load(&demo.ini).unwrap();
+    assert_eq!(config.settings.listen_port, demo.endpoints.port);
+    assert_eq!(config.settings.pool_mode, PoolMode::Transaction);
+    assert_eq!(config.secrets.len(), 2);
+    assert_eq!(config.databases["epfo"].catalog.as_deref(), Some(&*demo.fleet.admin_url(load::CATALOG)));
+    let plain = &config.databases["plain"];
+    assert_eq!(plain.port, demo.fleet.port());
+    assert_eq!(plain.host.as_deref(), demo.fleet.sockets().to_str());
 }
 
 #[tokio::test]
