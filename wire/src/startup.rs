@@ -76,11 +76,7 @@ pub struct StartupMessage {
 impl StartupMessage {
     /// Value of a parameter by its exact name; the last one wins where a client repeats it.
     pub fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .rev()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.params.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -109,9 +105,7 @@ pub enum StartupError {
     #[error("username too long")]
     UserTooLong,
     /// The `options` parameter holds something other than settings.
-    #[error(
-        "unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed"
-    )]
+    #[error("unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed")]
     BadOptions,
 }
 
@@ -125,11 +119,7 @@ impl StartupError {
 /// Reads a packet's length word. The length counts the word itself.
 pub fn packet_length(header: [u8; 4]) -> Result<usize, StartupError> {
     let length = u32::from_be_bytes(header) as usize;
-    if (MIN_PACKET..=MAX_PACKET).contains(&length) {
-        Ok(length)
-    } else {
-        Err(bad_header(&header))
-    }
+    if (MIN_PACKET..=MAX_PACKET).contains(&length) { Ok(length) } else { Err(bad_header(&header)) }
 }
 
 /// Parses one complete start-up packet, length word included.
@@ -146,9 +136,7 @@ pub fn parse(packet: &[u8]) -> Result<Startup, StartupError> {
     match u32::from_be_bytes(*code) {
         CODE_SSL if body.is_empty() => Ok(Startup::Ssl),
         CODE_GSS if body.is_empty() => Ok(Startup::Gss),
-        CODE_CANCEL => parse_cancel(body)
-            .map(Startup::Cancel)
-            .ok_or_else(|| bad_header(packet)),
+        CODE_CANCEL => parse_cancel(body).map(Startup::Cancel).ok_or_else(|| bad_header(packet)),
         version => parse_versioned(version, body, packet),
     }
 }
@@ -167,10 +155,7 @@ fn parse_cancel(body: &[u8]) -> Option<CancelKey> {
     let (pid, secret) = body.split_first_chunk::<4>()?;
     CANCEL_SECRET_LENGTHS
         .contains(&secret.len())
-        .then(|| CancelKey {
-            pid: i32::from_be_bytes(*pid),
-            secret: secret.to_vec(),
-        })
+        .then(|| CancelKey { pid: i32::from_be_bytes(*pid), secret: secret.to_vec() })
 }
 
 fn parse_message(minor: u16, mut body: &[u8]) -> Result<StartupMessage, StartupError> {
@@ -192,30 +177,17 @@ fn parse_message(minor: u16, mut body: &[u8]) -> Result<StartupMessage, StartupE
     if !body.is_empty() {
         return Err(StartupError::BadLayout);
     }
-    let user = user
-        .filter(|name| !name.is_empty())
-        .ok_or(StartupError::NoUser)?;
+    let user = user.filter(|name| !name.is_empty()).ok_or(StartupError::NoUser)?;
     if user.len() > MAX_USER_NAME {
         return Err(StartupError::UserTooLong);
     }
-    let database = database
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| user.clone());
-    Ok(StartupMessage {
-        minor,
-        user,
-        database,
-        params,
-        pq_options,
-    })
+    let database = database.filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone());
+    Ok(StartupMessage { minor, user, database, params, pq_options })
 }
 
 /// Takes a C string off the front of `body`.
 fn take_string<'a>(body: &mut &'a [u8], what: &'static str) -> Result<&'a str, StartupError> {
-    let end = body
-        .iter()
-        .position(|&byte| byte == 0)
-        .ok_or(StartupError::BadLayout)?;
+    let end = body.iter().position(|&byte| byte == 0).ok_or(StartupError::BadLayout)?;
     let text = str::from_utf8(&body[..end]).map_err(|_| StartupError::NotUtf8(what))?;
     *body = &body[end + 1..];
     Ok(text)
@@ -290,12 +262,8 @@ pub fn negotiate_protocol(minor: u16, pq_options: &[String]) -> Negotiated {
         0 | 1 => 0,
         _ => NEWEST_MINOR,
     };
-    let reply =
-        (settled != minor || !pq_options.is_empty()).then(|| negotiate_reply(settled, pq_options));
-    Negotiated {
-        minor: settled,
-        reply,
-    }
+    let reply = (settled != minor || !pq_options.is_empty()).then(|| negotiate_reply(settled, pq_options));
+    Negotiated { minor: settled, reply }
 }
 
 fn negotiate_reply(minor: u16, pq_options: &[String]) -> Vec<u8> {
@@ -312,10 +280,7 @@ fn negotiate_reply(minor: u16, pq_options: &[String]) -> Vec<u8> {
 }
 
 /// Builds our own start-up message to a server. Names and values must be free of NUL bytes.
-pub fn startup_message<'a>(
-    minor: u16,
-    params: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Vec<u8> {
+pub fn startup_message<'a>(minor: u16, params: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
     let mut body = version_word(minor).to_be_bytes().to_vec();
     for (name, value) in params {
         push_string(&mut body, name);
@@ -372,24 +337,15 @@ mod tests {
     fn special_requests_are_recognised() {
         assert_eq!(parse(&packet(80_877_103, b"")), Ok(Startup::Ssl));
         assert_eq!(parse(&packet(80_877_104, b"")), Ok(Startup::Gss));
-        let key = CancelKey {
-            pid: 7,
-            secret: vec![1, 2, 3, 4],
-        };
-        assert_eq!(
-            parse(&packet(80_877_102, &[0, 0, 0, 7, 1, 2, 3, 4])),
-            Ok(Startup::Cancel(key))
-        );
+        let key = CancelKey { pid: 7, secret: vec![1, 2, 3, 4] };
+        assert_eq!(parse(&packet(80_877_102, &[0, 0, 0, 7, 1, 2, 3, 4])), Ok(Startup::Cancel(key)));
         assert!(parse(&packet(80_877_103, b"x")).is_err());
     }
 
     #[test]
     fn cancel_secrets_have_4_to_256_bytes() {
         for (length, good) in [(0, false), (3, false), (4, true), (256, true), (257, false)] {
-            let key = CancelKey {
-                pid: -1,
-                secret: vec![9; length],
-            };
+            let key = CancelKey { pid: -1, secret: vec![9; length] };
             let parsed = parse(&cancel_request(&key));
             assert_eq!(parsed.is_ok(), good, "secret of {length} bytes");
             if good {
@@ -400,18 +356,10 @@ mod tests {
 
     #[test]
     fn parameters_keep_their_order_and_the_extensions_are_apart() {
-        let message = start(
-            b"user\0ann\0application_name\0psql\0_pq_.x\0on\0database\0epfo\0options\0-c a=b\0\0",
-        )
-        .unwrap();
+        let message =
+            start(b"user\0ann\0application_name\0psql\0_pq_.x\0on\0database\0epfo\0options\0-c a=b\0\0").unwrap();
         assert_eq!((&*message.user, &*message.database), ("ann", "epfo"));
-        assert_eq!(
-            message.params,
-            [
-                ("application_name".into(), "psql".into()),
-                ("options".into(), "-c a=b".into())
-            ]
-        );
+        assert_eq!(message.params, [("application_name".into(), "psql".into()), ("options".into(), "-c a=b".into())]);
         assert_eq!(message.pq_options, ["_pq_.x"]);
         assert_eq!(message.param("options"), Some("-c a=b"));
         assert_eq!(message.param("replication"), None);
@@ -432,20 +380,11 @@ mod tests {
     #[test]
     fn broken_layouts_are_refused() {
         let layout = "invalid startup packet layout: expected terminator as last byte";
-        for body in [
-            &b""[..],
-            b"user",
-            b"user\0ann\0",
-            b"user\0ann\0\0x",
-            b"user\0",
-        ] {
+        for body in [&b""[..], b"user", b"user\0ann\0", b"user\0ann\0\0x", b"user\0"] {
             assert_eq!(text(start(body).unwrap_err()), layout, "{body:?}");
         }
         assert_eq!(text(start(b"\0").unwrap_err()), "no username supplied");
-        assert_eq!(
-            text(start(b"user\0\0\0").unwrap_err()),
-            "no username supplied"
-        );
+        assert_eq!(text(start(b"user\0\0\0").unwrap_err()), "no username supplied");
     }
 
     #[test]
@@ -462,10 +401,7 @@ mod tests {
     fn versions_other_than_3_are_refused() {
         let of = |version| text(parse(&packet(version, b"\0")).unwrap_err());
         assert_eq!(of(2 << 16), "old V2 protocol not supported");
-        assert_eq!(
-            of(4 << 16),
-            "unsupported protocol version 4.0: this server speaks 3.0 to 3.2"
-        );
+        assert_eq!(of(4 << 16), "unsupported protocol version 4.0: this server speaks 3.0 to 3.2");
         assert_eq!(of(0x4745_5420), "bad packet header: '0000000947455420'");
     }
 
@@ -505,8 +441,7 @@ mod tests {
 
     #[test]
     fn minor_versions_are_settled() {
-        for (asked, settled, replies) in [(0, 0, false), (1, 0, true), (2, 2, false), (3, 2, true)]
-        {
+        for (asked, settled, replies) in [(0, 0, false), (1, 0, true), (2, 2, false), (3, 2, true)] {
             let negotiated = negotiate_protocol(asked, &[]);
             assert_eq!(negotiated.minor, settled, "3.{asked}");
             assert_eq!(negotiated.reply.is_some(), replies, "3.{asked}");

@@ -2,15 +2,18 @@
 //! entries mean is none of this file's business.
 //!
 //! Deliberately like PgBouncer: keys may be quoted with single quotes only; `;` and `#` begin a comment only as the
-//! first character of a line; included files go on in the section of the including one, and the section that they end
+//! first character of a line and behind a section header; included files go on in the section of the including one, and the section that they end
 //! in stays open. A file name in `%include` is relative to the process's working directory.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::error::{ConfigError, Place};
 
 /// How deep included files may nest.
 const MAX_DEPTH: usize = 10;
+/// How many bytes a file may have: room for a user list of some 400,000 SCRAM verifiers.
+const MAX_FILE: u64 = 64 << 20;
 
 /// The sections there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +66,15 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Vec<Item>, ConfigError> {
 /// Reads a text file whole, with errors that name it.
 pub(super) fn read_text(path: &Path) -> Result<String, ConfigError> {
     let shown = path.display();
-    let bytes =
-        std::fs::read(path).map_err(|error| ConfigError::new(format!("cannot read file \"{shown}\": {error}")))?;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| ConfigError::new(format!("cannot read file \"{shown}\": {error}")))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(
+            ConfigError::new(format!("file \"{shown}\" is too large")).hint(format!("at most {MAX_FILE} bytes"))
+        );
+    }
     let text = String::from_utf8(bytes).map_err(|_| ConfigError::new(format!("file \"{shown}\" is not UTF-8")))?;
     if text.contains('\0') {
         return Err(ConfigError::new(format!("file \"{shown}\" contains a NUL byte")));
@@ -97,9 +107,14 @@ impl Reader {
     }
 
     fn header(&mut self, line: &str, place: &Place) -> Result<(), ConfigError> {
-        let name = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or_else(|| {
-            ConfigError::new("syntax error in section header").hint("a header is [name] on a line of its own")
-        })?;
+        let name = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.split_once(']'))
+            .filter(|(_, behind)| is_comment(behind.trim_start_matches(is_blank)))
+            .map(|(name, _)| name)
+            .ok_or_else(|| {
+                ConfigError::new("syntax error in section header").hint("a header is [name] on a line of its own")
+            })?;
         let section = Section::parse(name)?;
         self.section = Some(section);
         self.items.push(Item { section, place: place.clone(), entry: None });
@@ -151,6 +166,11 @@ fn split_key(line: &str) -> Result<(&str, &str), ConfigError> {
     Ok(line.split_at(end))
 }
 
+/// Whether nothing or a comment is left of a line.
+fn is_comment(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with([';', '#'])
+}
+
 /// The white space of C's `isspace`.
 fn is_blank(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\r' | '\n' | '\x0b' | '\x0c')
@@ -192,7 +212,7 @@ mod tests {
 
     #[test]
     fn comments_and_empty_lines_are_skipped() {
-        let text = "; one\n# two\n\n  ; three\n[users]\n\t# four\na=1";
+        let text = "; one\n# two\n\n  ; three\n[users] ; five\n\t# four\na=1";
         assert_eq!(entries(text), [pair("a", "1")]);
     }
 
@@ -219,7 +239,7 @@ mod tests {
             ("[pgbounce]", "t.ini:1: unknown section \"pgbounce\" (did you mean \"pgbouncer\"?)"),
             ("[odd]", "t.ini:1: unknown section \"odd\""),
             ("[users", "t.ini:1: syntax error in section header (a header is [name] on a line of its own)"),
-            ("[users] ; x", "t.ini:1: syntax error in section header (a header is [name] on a line of its own)"),
+            ("[users] x", "t.ini:1: syntax error in section header (a header is [name] on a line of its own)"),
             (
                 "[users]\na",
                 "t.ini:2: syntax error: no \"=\" after the key (write key = value; quote unusual keys with single quotes)",
@@ -261,6 +281,19 @@ mod tests {
         let bad = error(&format!("%include {}", file("bad")));
         assert!(bad.starts_with(&format!("{}:3: ", file("bad"))), "{bad}");
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_without_end_is_refused() {
+        assert_eq!(error("%include /dev/zero"), "t.ini:1: file \"/dev/zero\" is too large (at most 67108864 bytes)");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_texts_never_panic(text in "([^%]|[\\[\\]'=;#\n a]){0,80}", close in "\\[users\\]\n[a'* ]{0,5}[= ]{0,3}[^%]{0,9}") {
+            let _ = parse(&text, "t.ini");
+            let _ = parse(&close, "t.ini");
+        }
     }
 
     #[test]

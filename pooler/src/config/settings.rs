@@ -127,7 +127,7 @@ settings! {
     /// Whether clients use TLS.
     client_tls_sslmode: SslMode = Some("disable"), Reload, DefaultOnly;
     /// The file that the next reload reads; set from the command line.
-    conffile: PathBuf = Some(""), Reload, Full;
+    conffile: PathBuf = None, Reload, Full;
     /// Servers per pool; 0 is no limit.
     default_pool_size: u32 = Some("20"), Reload, Full;
     /// Refuse the simple query protocol.
@@ -315,7 +315,7 @@ impl Settings {
     /// What entering section `[pgbouncer]` does: settings that have a default go back to it.
     pub(super) fn reset(&mut self) {
         let defaults = Self::default();
-        for row in TABLE.iter().filter(|row| row.resets()) {
+        for row in TABLE.iter().filter(|row| row.default.is_some()) {
             (row.copy)(self, &defaults);
         }
     }
@@ -347,11 +347,6 @@ impl Settings {
 }
 
 impl Setting {
-    /// The name of the file comes from the command line, not from a default.
-    fn resets(&self) -> bool {
-        self.default.is_some() && self.name != "conffile"
-    }
-
     fn check_support(&self, settings: &Settings) -> Result<(), ConfigError> {
         let Some(value) = (self.show)(settings) else {
             return Ok(());
@@ -400,7 +395,7 @@ mod tests {
                 copy.set(row.name, default).expect(row.name);
             }
             assert_eq!(copy, settings, "{}", row.name);
-            if row.name != "unix_socket_mode" {
+            if !matches!(row.name, "unix_socket_mode" | "conffile") {
                 assert_eq!(shown.value.as_deref(), row.default, "{}", row.name);
             }
         }

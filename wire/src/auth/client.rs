@@ -44,11 +44,7 @@ pub struct Entropy {
 impl Entropy {
     /// Draws from the thread's cryptographic generator.
     pub fn random() -> Self {
-        Self {
-            md5_salt: rand::random(),
-            scram_salt: rand::random(),
-            nonce: rand::random(),
-        }
+        Self { md5_salt: rand::random(), scram_salt: rand::random(), nonce: rand::random() }
     }
 }
 
@@ -147,10 +143,7 @@ impl ClientAuth {
     ) -> Result<AuthStep, AuthFailure> {
         match (method, secret) {
             (AuthMethod::Trust, None) => Err(AuthFailure::Trust),
-            (AuthMethod::Trust, Some(_)) => Ok(AuthStep::Done {
-                send: Vec::new(),
-                scram_keys: None,
-            }),
+            (AuthMethod::Trust, Some(_)) => Ok(AuthStep::Done { send: Vec::new(), scram_keys: None }),
             (AuthMethod::Plain, _) => Ok(start_plain(user, secret)),
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
                 let verifier = verifier_for(user, secret, iterations, (mock_key, entropy));
@@ -166,24 +159,13 @@ impl ClientAuth {
         match self.0 {
             State::Plain { user, secret } => finish_plain(&user, secret.as_ref(), body),
             State::Md5 { expected } => finish_md5(expected.as_deref(), body),
-            State::ScramFirst {
-                exchange,
-                reveals_keys,
-            } => {
-                let (reply, exchange) = exchange
-                    .on_message(initial_response(body)?)
-                    .map_err(AuthFailure::Sasl)?;
-                let next = State::ScramFinal {
-                    exchange,
-                    reveals_keys,
-                };
+            State::ScramFirst { exchange, reveals_keys } => {
+                let (reply, exchange) = exchange.on_message(initial_response(body)?).map_err(AuthFailure::Sasl)?;
+                let next = State::ScramFinal { exchange, reveals_keys };
                 let send = authentication(request::SASL_CONTINUE, reply.as_bytes());
                 Ok(AuthStep::Continue(send, Self(next)))
             }
-            State::ScramFinal {
-                exchange,
-                reveals_keys,
-            } => {
+            State::ScramFinal { exchange, reveals_keys } => {
                 let (reply, keys) = exchange.on_message(body).map_err(AuthFailure::Sasl)?;
                 Ok(AuthStep::Done {
                     send: authentication(request::SASL_FINAL, reply.as_bytes()),
@@ -195,35 +177,21 @@ impl ClientAuth {
 }
 
 fn start_plain(user: &str, secret: Option<&Secret>) -> AuthStep {
-    let state = State::Plain {
-        user: user.to_owned(),
-        secret: secret.cloned(),
-    };
+    let state = State::Plain { user: user.to_owned(), secret: secret.cloned() };
     AuthStep::Continue(authentication(request::CLEARTEXT, &[]), ClientAuth(state))
 }
 
 fn start_md5(user: &str, secret: Option<&Secret>, entropy: &Entropy) -> AuthStep {
     let hash = secret.and_then(|secret| secret.md5_of(user));
-    let state = State::Md5 {
-        expected: hash.map(|hash| md5_response(&hash, entropy.md5_salt)),
-    };
-    AuthStep::Continue(
-        authentication(request::MD5, &entropy.md5_salt),
-        ClientAuth(state),
-    )
+    let state = State::Md5 { expected: hash.map(|hash| md5_response(&hash, entropy.md5_salt)) };
+    AuthStep::Continue(authentication(request::MD5, &entropy.md5_salt), ClientAuth(state))
 }
 
 fn start_scram(verifier: ScramVerifier, reveals_keys: bool, entropy: &Entropy) -> AuthStep {
-    let state = State::ScramFirst {
-        exchange: AwaitClientFirst::new(verifier, encode(&entropy.nonce)),
-        reveals_keys,
-    };
+    let state = State::ScramFirst { exchange: AwaitClientFirst::new(verifier, encode(&entropy.nonce)), reveals_keys };
     // A list of C strings, closed by an empty one.
     let mechanisms = format!("{SCRAM_MECHANISM}\0\0");
-    AuthStep::Continue(
-        authentication(request::SASL, mechanisms.as_bytes()),
-        ClientAuth(state),
-    )
+    AuthStep::Continue(authentication(request::SASL, mechanisms.as_bytes()), ClientAuth(state))
 }
 
 /// The verifier to run SCRAM against. Secrets that SCRAM cannot use (none, empty, md5) get one that never matches.
@@ -245,10 +213,7 @@ fn verifier_for(
 fn finish_plain(user: &str, secret: Option<&Secret>, body: &[u8]) -> Result<AuthStep, AuthFailure> {
     let password = password_of(body)?;
     match secret.map(|secret| secret.compare(user, password)) {
-        Some(Comparison::Right(scram_keys)) => Ok(AuthStep::Done {
-            send: Vec::new(),
-            scram_keys,
-        }),
+        Some(Comparison::Right(scram_keys)) => Ok(AuthStep::Done { send: Vec::new(), scram_keys }),
         Some(Comparison::Wrong) | None => Err(AuthFailure::Password),
     }
 }
@@ -256,10 +221,9 @@ fn finish_plain(user: &str, secret: Option<&Secret>, body: &[u8]) -> Result<Auth
 fn finish_md5(expected: Option<&[u8]>, body: &[u8]) -> Result<AuthStep, AuthFailure> {
     let response = password_of(body)?;
     match expected {
-        Some(expected) if bool::from(expected.ct_eq(response)) => Ok(AuthStep::Done {
-            send: Vec::new(),
-            scram_keys: None,
-        }),
+        Some(expected) if bool::from(expected.ct_eq(response)) => {
+            Ok(AuthStep::Done { send: Vec::new(), scram_keys: None })
+        }
         _ => Err(AuthFailure::Password),
     }
 }
@@ -279,9 +243,7 @@ fn initial_response(body: &[u8]) -> Result<&[u8], AuthFailure> {
     if mechanism != SCRAM_MECHANISM.as_bytes() {
         return Err(AuthFailure::Mechanism);
     }
-    let (length, data) = rest[1..]
-        .split_first_chunk::<4>()
-        .ok_or(AuthFailure::BadMessage)?;
+    let (length, data) = rest[1..].split_first_chunk::<4>().ok_or(AuthFailure::BadMessage)?;
     if usize::try_from(i32::from_be_bytes(*length)) != Ok(data.len()) {
         return Err(AuthFailure::BadMessage);
     }
@@ -301,11 +263,7 @@ mod tests {
     const METHODS: [AuthMethod; 3] = [AuthMethod::Plain, AuthMethod::Md5, AuthMethod::ScramSha256];
 
     fn begin(method: AuthMethod, secret: Option<&Secret>) -> Result<AuthStep, AuthFailure> {
-        let entropy = Entropy {
-            md5_salt: *b"abcd",
-            scram_salt: [5; 16],
-            nonce: [9; 18],
-        };
+        let entropy = Entropy { md5_salt: *b"abcd", scram_salt: [5; 16], nonce: [9; 18] };
         ClientAuth::start(method, "ann", secret, 4, (&MOCK_KEY, &entropy))
     }
 
@@ -329,10 +287,7 @@ mod tests {
     fn trust_needs_a_known_user_and_nothing_else() {
         let step = begin(AuthMethod::Trust, Some(&plain(""))).unwrap();
         assert!(matches!(step, AuthStep::Done { send, scram_keys: None } if send.is_empty()));
-        assert_eq!(
-            failure(begin(AuthMethod::Trust, None)),
-            ("\"trust\" authentication failed".into(), "28000")
-        );
+        assert_eq!(failure(begin(AuthMethod::Trust, None)), ("\"trust\" authentication failed".into(), "28000"));
     }
 
     #[test]
@@ -352,16 +307,9 @@ mod tests {
         for (secret, has_keys) in [
             (plain("secret"), false),
             (Secret::parse("md59d792a3a8853c2411afb9163d088c036"), false),
-            (
-                Secret::Scram(ScramVerifier::derive(b"secret", b"s", 4)),
-                true,
-            ),
+            (Secret::Scram(ScramVerifier::derive(b"secret", b"s", 4)), true),
         ] {
-            let answer = |body: &[u8]| {
-                challenge(AuthMethod::Plain, Some(&secret))
-                    .1
-                    .on_message(body)
-            };
+            let answer = |body: &[u8]| challenge(AuthMethod::Plain, Some(&secret)).1.on_message(body);
             let AuthStep::Done { send, scram_keys } = answer(b"secret\0").unwrap() else {
                 panic!("not done: {secret:?}");
             };
@@ -372,33 +320,21 @@ mod tests {
             let empty = ("empty password returned by client".into(), "28P01");
             assert_eq!(failure(answer(b"\0")), empty);
             for broken in [&b""[..], b"secret", b"sec\0ret\0"] {
-                assert_eq!(
-                    failure(answer(broken)),
-                    ("failed to parse packet".into(), "08P01")
-                );
+                assert_eq!(failure(answer(broken)), ("failed to parse packet".into(), "08P01"));
             }
         }
     }
 
     #[test]
     fn md5_accepts_exactly_the_right_response() {
-        for secret in [
-            plain("secret"),
-            Secret::parse("md59d792a3a8853c2411afb9163d088c036"),
-        ] {
+        for secret in [plain("secret"), Secret::parse("md59d792a3a8853c2411afb9163d088c036")] {
             let answer = |body: &[u8]| challenge(AuthMethod::Md5, Some(&secret)).1.on_message(body);
             assert!(matches!(
                 answer(b"md5b74835331d7e1d325026d95f00dd69c5\0"),
-                Ok(AuthStep::Done {
-                    scram_keys: None,
-                    ..
-                })
+                Ok(AuthStep::Done { scram_keys: None, .. })
             ));
             let wrong = ("password authentication failed".into(), "28P01");
-            assert_eq!(
-                failure(answer(b"md5b74835331d7e1d325026d95f00dd69c6\0")),
-                wrong
-            );
+            assert_eq!(failure(answer(b"md5b74835331d7e1d325026d95f00dd69c6\0")), wrong);
             assert_eq!(failure(answer(b"secret\0")), wrong);
         }
     }
@@ -439,19 +375,10 @@ mod tests {
     #[test]
     fn broken_sasl_messages_are_refused() {
         let secret = plain("secret");
-        let answer = |body: &[u8]| {
-            failure(
-                challenge(AuthMethod::ScramSha256, Some(&secret))
-                    .1
-                    .on_message(body),
-            )
-        };
+        let answer = |body: &[u8]| failure(challenge(AuthMethod::ScramSha256, Some(&secret)).1.on_message(body));
         assert_eq!(
             answer(&sasl_initial("SCRAM-SHA-256-PLUS", b"p=x,,n=,r=a")),
-            (
-                "client selected an invalid SASL authentication mechanism".into(),
-                "08P01"
-            )
+            ("client selected an invalid SASL authentication mechanism".into(), "08P01")
         );
         assert_eq!(
             answer(&sasl_initial("SCRAM-SHA-256", b"p=x,,n=,r=a")),
@@ -464,11 +391,7 @@ mod tests {
             b"SCRAM-SHA-256\0\xff\xff\xff\xff",
             b"SCRAM-SHA-256\0\0\0\0\x02x",
         ] {
-            assert_eq!(
-                answer(broken),
-                ("failed to parse packet".into(), "08P01"),
-                "{broken:?}"
-            );
+            assert_eq!(answer(broken), ("failed to parse packet".into(), "08P01"), "{broken:?}");
         }
     }
 

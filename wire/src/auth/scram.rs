@@ -149,8 +149,7 @@ pub(super) fn sha256(bytes: &[u8]) -> Key {
 }
 
 pub(super) fn hmac(key: &[u8], parts: &[&[u8]]) -> Key {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key)
-        .expect("HMAC takes keys of any length (RFC 2104)");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length (RFC 2104)");
     for part in parts {
         mac.update(part);
     }
@@ -176,10 +175,7 @@ pub(super) fn decode_key(text: &str) -> Option<Key> {
 /// An iteration count: plain digits, at least 1.
 pub(super) fn parse_iterations(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| text.parse().ok())
-        .flatten()
-        .filter(|&count| count > 0)
+    digits.then(|| text.parse().ok()).flatten().filter(|&count| count > 0)
 }
 
 /// Takes the value of attribute `name` (as in `r=...`) off the front of a comma-separated message.
@@ -209,10 +205,7 @@ mod tests {
              r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,\
              c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
         let signature = hmac(&sha256(&keys.client_key), &[auth_message.as_bytes()]);
-        assert_eq!(
-            encode(&xor(&keys.client_key, &signature)),
-            "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
-        );
+        assert_eq!(encode(&xor(&keys.client_key, &signature)), "dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
         assert_eq!(
             encode(&hmac(&keys.server_key, &[auth_message.as_bytes()])),
             "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="

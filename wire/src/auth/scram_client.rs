@@ -6,8 +6,7 @@ use std::str;
 use subtle::ConstantTimeEq;
 
 use super::scram::{
-    ScramError, ScramKeys, decode, decode_key, encode, hmac, is_nonce, parse_iterations, sha256,
-    take_attribute, xor,
+    ScramError, ScramKeys, decode, decode_key, encode, hmac, is_nonce, parse_iterations, sha256, take_attribute, xor,
 };
 
 /// Most iterations that a server may ask of us: about a second of work. PostgreSQL's default is 4096.
@@ -34,9 +33,7 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     fn keys(self, salt: &[u8], iterations: u32) -> Result<ScramKeys, ScramError> {
         match self {
-            Self::Password(password) => {
-                Ok(ScramKeys::derive(password.as_bytes(), salt, iterations))
-            }
+            Self::Password(password) => Ok(ScramKeys::derive(password.as_bytes(), salt, iterations)),
             Self::Keys(keys) if keys.salt == salt && keys.iterations == iterations => Ok(keys),
             Self::Keys(_) => Err(ScramError::OtherVerifier),
         }
@@ -67,11 +64,7 @@ impl AwaitServerFirst {
 
     fn start_as(user: &str, credentials: Credentials, nonce: String) -> (String, Self) {
         let bare = format!("n={user},r={nonce}");
-        let state = Self {
-            credentials,
-            nonce,
-            bare,
-        };
+        let state = Self { credentials, nonce, bare };
         (format!("{GS2_HEADER}{}", state.bare), state)
     }
 
@@ -83,9 +76,7 @@ impl AwaitServerFirst {
         let nonce = take_attribute(&mut attributes, 'r').ok_or(malformed)?;
         let salt = take_attribute(&mut attributes, 's').and_then(decode);
         let salt = salt.filter(|salt| !salt.is_empty()).ok_or(malformed)?;
-        let iterations = take_attribute(&mut attributes, 'i')
-            .and_then(parse_iterations)
-            .ok_or(malformed)?;
+        let iterations = take_attribute(&mut attributes, 'i').and_then(parse_iterations).ok_or(malformed)?;
         if iterations > MAX_ITERATIONS {
             return Err(ScramError::Iterations);
         }
@@ -98,9 +89,7 @@ impl AwaitServerFirst {
         let signed = format!("{},{text},{without_proof}", self.bare);
         let signature = hmac(&sha256(&keys.client_key), &[signed.as_bytes()]);
         let proof = encode(&xor(&keys.client_key, &signature));
-        let next = AwaitServerFinal {
-            server_signature: hmac(&keys.server_key, &[signed.as_bytes()]),
-        };
+        let next = AwaitServerFinal { server_signature: hmac(&keys.server_key, &[signed.as_bytes()]) };
         Ok((format!("{without_proof},p={proof}"), next))
     }
 }
@@ -110,14 +99,8 @@ impl AwaitServerFinal {
     pub fn on_message(self, data: &[u8]) -> Result<(), ScramError> {
         let malformed = ScramError::Malformed("server-final-message");
         let mut attributes = str::from_utf8(data).map_err(|_| malformed)?;
-        let signature = take_attribute(&mut attributes, 'v')
-            .and_then(decode_key)
-            .ok_or(malformed)?;
-        if signature.ct_eq(&self.server_signature).into() {
-            Ok(())
-        } else {
-            Err(ScramError::ServerSignature)
-        }
+        let signature = take_attribute(&mut attributes, 'v').and_then(decode_key).ok_or(malformed)?;
+        if signature.ct_eq(&self.server_signature).into() { Ok(()) } else { Err(ScramError::ServerSignature) }
     }
 }
 
@@ -128,15 +111,11 @@ mod tests {
     use crate::auth::scram_server::AwaitClientFirst;
     use proptest::prelude::*;
 
-    const SERVER_FIRST: &str =
-        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
 
     fn begin() -> AwaitServerFirst {
-        let (first, state) = AwaitServerFirst::start_as(
-            "user",
-            Credentials::Password("pencil".into()),
-            "rOprNGfwEbeRWgbNEkqO".into(),
-        );
+        let (first, state) =
+            AwaitServerFirst::start_as("user", Credentials::Password("pencil".into()), "rOprNGfwEbeRWgbNEkqO".into());
         assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         state
     }
@@ -149,10 +128,7 @@ mod tests {
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
              p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
-        assert_eq!(
-            last.on_message(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="),
-            Ok(())
-        );
+        assert_eq!(last.on_message(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Ok(()));
     }
 
     #[test]
@@ -161,10 +137,7 @@ mod tests {
             let (_, last) = begin().on_message(SERVER_FIRST.as_bytes()).unwrap();
             last.on_message(message).unwrap_err()
         };
-        assert_eq!(
-            refused(b"v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="),
-            ScramError::ServerSignature
-        );
+        assert_eq!(refused(b"v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), ScramError::ServerSignature);
         let malformed = ScramError::Malformed("server-final-message");
         for broken in [&b""[..], b"e=other-error", b"v=", b"\xff"] {
             assert_eq!(refused(broken), malformed, "{broken:?}");
@@ -184,10 +157,7 @@ mod tests {
             (format!("{nonce},s=AAAA,i=1000001"), ScramError::Iterations),
             ("r=other,s=AAAA,i=1".into(), ScramError::Nonce),
             // The server has to add something of its own.
-            (
-                "r=rOprNGfwEbeRWgbNEkqO,s=AAAA,i=1".into(),
-                ScramError::Nonce,
-            ),
+            ("r=rOprNGfwEbeRWgbNEkqO,s=AAAA,i=1".into(), ScramError::Nonce),
         ] {
             let result = begin().on_message(message.as_bytes());
             assert_eq!(result.unwrap_err(), error, "{message}");
@@ -195,13 +165,9 @@ mod tests {
     }
 
     /// Runs an exchange between our two ends; the keys that the server's end learned.
-    fn both_ends(
-        credentials: Credentials,
-        verifier: ScramVerifier,
-    ) -> Result<ScramKeys, ScramError> {
+    fn both_ends(credentials: Credentials, verifier: ScramVerifier) -> Result<ScramKeys, ScramError> {
         let (first, client) = AwaitServerFirst::start(credentials, "client".into());
-        let (reply, server) =
-            AwaitClientFirst::new(verifier, "server".into()).on_message(first.as_bytes())?;
+        let (reply, server) = AwaitClientFirst::new(verifier, "server".into()).on_message(first.as_bytes())?;
         let (last, client) = client.on_message(reply.as_bytes())?;
         let (reply, keys) = server.on_message(last.as_bytes())?;
         client.on_message(reply.as_bytes())?;
@@ -212,18 +178,9 @@ mod tests {
     fn keys_of_one_login_open_the_next() {
         let verifier = ScramVerifier::derive(b"secret", b"salt", 10);
         let keys = both_ends(Credentials::Password("secret".into()), verifier.clone()).unwrap();
-        assert_eq!(
-            both_ends(Credentials::Keys(keys.clone()), verifier),
-            Ok(keys.clone())
-        );
-        for other in [
-            ScramVerifier::derive(b"secret", b"pepper", 10),
-            ScramVerifier::derive(b"secret", b"salt", 11),
-        ] {
-            assert_eq!(
-                both_ends(Credentials::Keys(keys.clone()), other),
-                Err(ScramError::OtherVerifier)
-            );
+        assert_eq!(both_ends(Credentials::Keys(keys.clone()), verifier), Ok(keys.clone()));
+        for other in [ScramVerifier::derive(b"secret", b"pepper", 10), ScramVerifier::derive(b"secret", b"salt", 11)] {
+            assert_eq!(both_ends(Credentials::Keys(keys.clone()), other), Err(ScramError::OtherVerifier));
         }
     }
 

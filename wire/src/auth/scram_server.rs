@@ -8,8 +8,7 @@ use std::str;
 use subtle::ConstantTimeEq;
 
 use super::scram::{
-    ScramError, ScramKeys, ScramVerifier, decode_key, encode, hmac, is_nonce, sha256,
-    take_attribute, xor,
+    ScramError, ScramKeys, ScramVerifier, decode_key, encode, hmac, is_nonce, sha256, take_attribute, xor,
 };
 
 /// The parts of a client-first message that the exchange needs.
@@ -44,11 +43,7 @@ pub fn parse_client_first(data: &[u8]) -> Result<ClientFirst<'_>, ScramError> {
         return Err(malformed);
     }
     let gs2_header = &text[..text.len() - bare.len()];
-    Ok(ClientFirst {
-        gs2_header,
-        bare,
-        nonce,
-    })
+    Ok(ClientFirst { gs2_header, bare, nonce })
 }
 
 /// Waits for the client-first message.
@@ -110,11 +105,7 @@ impl AwaitClientFinal {
         self.finish(without_proof, &proof)
     }
 
-    fn finish(
-        self,
-        without_proof: &str,
-        proof: &[u8; 32],
-    ) -> Result<(String, ScramKeys), ScramError> {
+    fn finish(self, without_proof: &str, proof: &[u8; 32]) -> Result<(String, ScramKeys), ScramError> {
         let verifier = self.verifier;
         let signed = [self.signed.as_bytes(), without_proof.as_bytes()];
         let client_key = xor(proof, &hmac(&verifier.stored_key, &signed));
@@ -146,13 +137,8 @@ mod tests {
     fn exchange() -> AwaitClientFinal {
         let salt = decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let verifier = ScramVerifier::derive(b"pencil", &salt, 4096);
-        let (reply, next) = AwaitClientFirst::new(verifier, SERVER_NONCE.into())
-            .on_message(CLIENT_FIRST)
-            .unwrap();
-        assert_eq!(
-            reply,
-            "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
-        );
+        let (reply, next) = AwaitClientFirst::new(verifier, SERVER_NONCE.into()).on_message(CLIENT_FIRST).unwrap();
+        assert_eq!(reply, "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
         next
     }
 
@@ -166,22 +152,10 @@ mod tests {
     #[test]
     fn every_change_to_the_final_message_is_noticed() {
         let refused = |message: String| exchange().on_message(message.as_bytes()).unwrap_err();
-        assert_eq!(
-            refused(CLIENT_FINAL.replace("dHzb", "dHzc")),
-            ScramError::Proof
-        );
-        assert_eq!(
-            refused(CLIENT_FINAL.replace("rOpr", "rOps")),
-            ScramError::Nonce
-        );
-        assert_eq!(
-            refused(CLIENT_FINAL.replace("biws", "eSws")),
-            ScramError::ChannelBinding
-        );
-        assert_eq!(
-            refused(CLIENT_FINAL.replace(",p=", ",x=1,p=")),
-            ScramError::Proof
-        );
+        assert_eq!(refused(CLIENT_FINAL.replace("dHzb", "dHzc")), ScramError::Proof);
+        assert_eq!(refused(CLIENT_FINAL.replace("rOpr", "rOps")), ScramError::Nonce);
+        assert_eq!(refused(CLIENT_FINAL.replace("biws", "eSws")), ScramError::ChannelBinding);
+        assert_eq!(refused(CLIENT_FINAL.replace(",p=", ",x=1,p=")), ScramError::Proof);
         let malformed = ScramError::Malformed("client-final-message");
         for broken in ["", "c=biws", "c=biws,r=x,p=AAAA", "r=x,c=biws,p=%"] {
             assert_eq!(refused(broken.into()), malformed, "{broken}");
@@ -191,20 +165,14 @@ mod tests {
     #[test]
     fn a_client_that_could_bind_but_saw_no_offer_is_served() {
         let first = parse_client_first(b"y,,n=,r=abc").unwrap();
-        assert_eq!(
-            (first.gs2_header, first.bare, first.nonce),
-            ("y,,", "n=,r=abc", "abc")
-        );
+        assert_eq!((first.gs2_header, first.bare, first.nonce), ("y,,", "n=,r=abc", "abc"));
     }
 
     #[test]
     fn unsupported_and_broken_first_messages_are_refused() {
         let malformed = ScramError::Malformed("client-first-message");
         for (message, error) in [
-            (
-                &b"p=tls-server-end-point,,n=,r=a"[..],
-                ScramError::ChannelBinding,
-            ),
+            (&b"p=tls-server-end-point,,n=,r=a"[..], ScramError::ChannelBinding),
             (b"n,a=root,n=,r=a", ScramError::AuthorizationIdentity),
             (b"x,,n=,r=a", malformed),
             (b"n,,m=x,n=,r=a", malformed),

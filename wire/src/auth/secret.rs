@@ -79,10 +79,7 @@ impl Secret {
 
 fn parse_hex(text: &str) -> Option<[u8; 32]> {
     let digits: [u8; 32] = text.as_bytes().try_into().ok()?;
-    digits
-        .iter()
-        .all(u8::is_ascii_hexdigit)
-        .then(|| digits.map(|digit| digit.to_ascii_lowercase()))
+    digits.iter().all(u8::is_ascii_hexdigit).then(|| digits.map(|digit| digit.to_ascii_lowercase()))
 }
 
 /// The hexadecimal digits of an MD5 hash.
@@ -109,10 +106,7 @@ mod tests {
     use super::*;
 
     fn is_right(secret: &Secret, password: &str) -> bool {
-        matches!(
-            secret.compare("ann", password.as_bytes()),
-            Comparison::Right(_)
-        )
+        matches!(secret.compare("ann", password.as_bytes()), Comparison::Right(_))
     }
 
     #[test]

@@ -42,9 +42,7 @@ impl ServerSecret {
     /// The secret for a user whose stored secret is `secret`; `keys` are those of the user's last SCRAM login.
     pub fn new(secret: Option<&Secret>, keys: Option<&ScramKeys>) -> Self {
         match (secret, keys) {
-            (Some(Secret::Plain(password)), _) if !password.is_empty() => {
-                Self::Plain(password.clone())
-            }
+            (Some(Secret::Plain(password)), _) if !password.is_empty() => Self::Plain(password.clone()),
             (Some(Secret::Md5(hex)), _) => Self::Md5(*hex),
             (Some(Secret::Scram(_)), Some(keys)) => Self::ScramKeys(keys.clone()),
             (Some(Secret::Scram(_)), None) => Self::LockedScram,
@@ -111,19 +109,12 @@ enum State {
 impl ServerLogin {
     /// Prepares to log in as `user`.
     pub fn new(user: &str, secret: ServerSecret, entropy: &Entropy) -> Self {
-        Self {
-            user: user.to_owned(),
-            secret,
-            nonce: entropy.nonce,
-            state: State::Initial,
-        }
+        Self { user: user.to_owned(), secret, nonce: entropy.nonce, state: State::Initial }
     }
 
     /// Takes the body of an Authentication message ('R').
     pub fn on_authentication(&mut self, body: &[u8]) -> Result<LoginReply, LoginError> {
-        let (code, payload) = body
-            .split_first_chunk::<4>()
-            .ok_or(LoginError::Unexpected)?;
+        let (code, payload) = body.split_first_chunk::<4>().ok_or(LoginError::Unexpected)?;
         let code = u32::from_be_bytes(*code);
         // Whatever goes wrong below leaves the login over.
         match (std::mem::replace(&mut self.state, State::Over), code) {
@@ -141,9 +132,7 @@ impl ServerLogin {
                 self.state = State::Answered;
                 Ok(LoginReply::Nothing)
             }
-            (State::Initial, method) if method < request::SASL_CONTINUE => {
-                Err(LoginError::UnsupportedMethod(method))
-            }
+            (State::Initial, method) if method < request::SASL_CONTINUE => Err(LoginError::UnsupportedMethod(method)),
             _ => Err(LoginError::Unexpected),
         }
     }
@@ -184,12 +173,7 @@ impl ServerLogin {
         let (first, exchange) = AwaitServerFirst::start(credentials, encode(&self.nonce));
         self.state = State::ScramFirst(exchange);
         let length = (first.len() as u32).to_be_bytes();
-        Ok(LoginReply::Send(password_message(&[
-            SCRAM_MECHANISM.as_bytes(),
-            b"\0",
-            &length,
-            first.as_bytes(),
-        ])))
+        Ok(LoginReply::Send(password_message(&[SCRAM_MECHANISM.as_bytes(), b"\0", &length, first.as_bytes()])))
     }
 
     fn unusable(&self, secret: &ServerSecret) -> LoginError {
@@ -221,11 +205,7 @@ mod tests {
     const POSTGRESQL_VERIFIER: &str = "SCRAM-SHA-256$4096:OlDV53e2PHcNE+CpP2h4bQ==$Z7fz+xoXgTt6MYQXUE60RSWhGuUANGEBbuyQM+wb/60=:HT+e4tSl/qkGJckCppTUvmaRMfZPyWBbBsIzpyUZMj8=";
 
     fn entropy() -> Entropy {
-        Entropy {
-            md5_salt: *b"abcd",
-            scram_salt: [1; 16],
-            nonce: [2; 18],
-        }
+        Entropy { md5_salt: *b"abcd", scram_salt: [1; 16], nonce: [2; 18] }
     }
 
     fn login(secret: ServerSecret) -> ServerLogin {
@@ -246,11 +226,7 @@ mod tests {
     }
 
     /// A whole login, our two ends against each other; keys of the client's end if it succeeds.
-    fn both_ends(
-        method: AuthMethod,
-        stored: &Secret,
-        ours: ServerSecret,
-    ) -> Result<Option<ScramKeys>, String> {
+    fn both_ends(method: AuthMethod, stored: &Secret, ours: ServerSecret) -> Result<Option<ScramKeys>, String> {
         let mut login = login(ours);
         let key = [3; 32];
         let mut step = ClientAuth::start(method, "ann", Some(stored), 4, (&key, &entropy()));
@@ -282,8 +258,7 @@ mod tests {
         let stored = Secret::Plain("pencil".into());
         let md5 = || ServerSecret::Md5(md5_hex(&[b"pencilann"]));
         let verifier = Secret::parse(POSTGRESQL_VERIFIER);
-        let (cleartext, md5_method, scram) =
-            (AuthMethod::Plain, AuthMethod::Md5, AuthMethod::ScramSha256);
+        let (cleartext, md5_method, scram) = (AuthMethod::Plain, AuthMethod::Md5, AuthMethod::ScramSha256);
         for (method, stored, ours, expected) in [
             (cleartext, &stored, plain("pencil"), Ok(())),
             (cleartext, &stored, md5(), Err(WRONG_TYPE)),
@@ -298,30 +273,10 @@ mod tests {
             (scram, &stored, keys(), Err(WRONG_TYPE)),
             (scram, &verifier, keys(), Ok(())),
             (scram, &verifier, plain("pencil"), Ok(())),
-            (
-                scram,
-                &verifier,
-                plain("Pencil"),
-                Err("SASL authentication failed"),
-            ),
-            (
-                cleartext,
-                &stored,
-                plain("x"),
-                Err("password authentication failed"),
-            ),
-            (
-                md5_method,
-                &stored,
-                plain("x"),
-                Err("password authentication failed"),
-            ),
-            (
-                cleartext,
-                &stored,
-                ServerSecret::None,
-                Err("server login failed: no password for user \"ann\""),
-            ),
+            (scram, &verifier, plain("Pencil"), Err("SASL authentication failed")),
+            (cleartext, &stored, plain("x"), Err("password authentication failed")),
+            (md5_method, &stored, plain("x"), Err("password authentication failed")),
+            (cleartext, &stored, ServerSecret::None, Err("server login failed: no password for user \"ann\"")),
         ] {
             let shown = format!("{method:?} {ours:?}");
             let result = both_ends(method, stored, ours).map(|_| ());
@@ -343,10 +298,7 @@ mod tests {
     #[test]
     fn a_plain_secret_reveals_no_keys() {
         let stored = Secret::Plain("pencil".into());
-        assert_eq!(
-            both_ends(AuthMethod::ScramSha256, &stored, plain("pencil")),
-            Ok(None)
-        );
+        assert_eq!(both_ends(AuthMethod::ScramSha256, &stored, plain("pencil")), Ok(None));
     }
 
     #[test]
@@ -355,60 +307,33 @@ mod tests {
         assert_eq!(ServerSecret::new(None, None), ServerSecret::None);
         let empty = Secret::Plain(String::new());
         assert_eq!(ServerSecret::new(Some(&empty), None), ServerSecret::None);
-        assert_eq!(
-            ServerSecret::new(Some(&verifier), None),
-            ServerSecret::LockedScram
-        );
+        assert_eq!(ServerSecret::new(Some(&verifier), None), ServerSecret::LockedScram);
     }
 
     #[test]
     fn a_server_that_trusts_us_is_taken_at_its_word() {
         let mut login = login(ServerSecret::None);
-        assert_eq!(
-            login.on_authentication(&request(0, b"")),
-            Ok(LoginReply::Authenticated)
-        );
-        assert_eq!(
-            login.on_authentication(&request(0, b"")),
-            Err(LoginError::Unexpected)
-        );
+        assert_eq!(login.on_authentication(&request(0, b"")), Ok(LoginReply::Authenticated));
+        assert_eq!(login.on_authentication(&request(0, b"")), Err(LoginError::Unexpected));
     }
 
     #[test]
     fn scram_cannot_be_cut_short() {
         let mut login = login(plain("pencil"));
         let sasl = request(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
-        assert!(matches!(
-            login.on_authentication(&sasl),
-            Ok(LoginReply::Send(_))
-        ));
+        assert!(matches!(login.on_authentication(&sasl), Ok(LoginReply::Send(_))));
         // AuthenticationOk before the server has shown that it knows the password.
-        assert_eq!(
-            login.on_authentication(&request(0, b"")),
-            Err(LoginError::Unexpected)
-        );
+        assert_eq!(login.on_authentication(&request(0, b"")), Err(LoginError::Unexpected));
     }
 
     #[test]
     fn requests_that_we_cannot_answer_are_named() {
         let error = |body: &[u8]| login(plain("x")).on_authentication(body).unwrap_err();
         for method in [2, 6, 7, 9] {
-            assert_eq!(
-                error(&request(method, b"")),
-                LoginError::UnsupportedMethod(method)
-            );
+            assert_eq!(error(&request(method, b"")), LoginError::UnsupportedMethod(method));
         }
-        assert_eq!(
-            error(&request(10, b"SCRAM-SHA-256-PLUS\0\0")),
-            LoginError::UnsupportedMechanism
-        );
-        for broken in [
-            &b""[..],
-            b"\0\0\0",
-            &request(5, b"abc"),
-            &request(11, b""),
-            &request(12, b""),
-        ] {
+        assert_eq!(error(&request(10, b"SCRAM-SHA-256-PLUS\0\0")), LoginError::UnsupportedMechanism);
+        for broken in [&b""[..], b"\0\0\0", &request(5, b"abc"), &request(11, b""), &request(12, b"")] {
             assert_eq!(error(broken), LoginError::Unexpected, "{broken:?}");
         }
     }
