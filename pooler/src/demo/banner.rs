@@ -76,7 +76,7 @@ impl Banner<'_> {
             ),
         )?;
         command(
-            "A transaction of one member's claim, with jsonb and an array",
+            "A new claim, with jsonb and an array",
             "psql \"$EPFO\" -c \"INSERT INTO claims (organization_id, member_id, amount, documents, details) \
              VALUES (42, 1, 25000, '{form 31}', '{\\\"reason\\\": \\\"housing\\\"}') RETURNING claim_id, status\"",
         )?;

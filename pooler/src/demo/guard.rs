@@ -3,7 +3,6 @@
 //! It waits for the end of a pipe that only the demo holds, and the kernel closes that pipe however the demo ends: by
 //! Ctrl-C, an error, a panic, or `kill -9`. So there is one way of cleaning up, and it is always the same one.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 
@@ -49,8 +48,6 @@ impl Guard {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Its own group, so that the terminal's Ctrl-C doesn't reach it.
-            .process_group(0)
             .spawn()
             .map_err(DemoError::io("cannot run sh"))?;
         let alive = process.stdin.take();

@@ -76,18 +76,16 @@ where
 {
     let progress = Progress::start();
     let mut signals = Signals::listen()?;
-    let ended = tokio::select! {
-        ready = prepare(&args, &progress) => match ready {
-            Ok(mut demo) => demo.serve(serve, &mut signals, &progress).await.map(|()| demo),
-            Err(error) => Err(error),
-        },
+    let demo = tokio::select! {
+        ready = prepare(&args, &progress) => ready.inspect_err(|_| progress.clear())?,
         () = signals.next() => {
-            progress.clear();
+            progress.note("interrupted; the servers are stopped");
             return Ok(());
         }
     };
-    progress.clear();
-    ended.map(|demo| demo.end(&progress))
+    let ended = demo.serve(serve, &mut signals, &progress).await;
+    demo.end(&progress);
+    ended
 }
 
 /// Everything but the pooler.
@@ -160,7 +158,7 @@ async fn fill_and_copy(
 impl Demo {
     /// Runs the pooler, and shows what it does, until a signal comes or it fails.
     async fn serve<F>(
-        &mut self,
+        &self,
         serve: impl FnOnce(PathBuf, Shutdown) -> F,
         signals: &mut Signals,
         progress: &Progress,

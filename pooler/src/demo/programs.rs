@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -78,12 +79,12 @@ impl Programs {
         self.as_user(self.bindir.join(program))
     }
 
-    /// Any program as the user that runs PostgreSQL: in English, in a directory that everybody may enter, and without the
-    /// PG… variables by which the caller's own PostgreSQL would be meant.
+    /// Any program as the user that runs PostgreSQL: in English, in a directory that everybody may enter, without the PG…
+    /// variables by which the caller's own PostgreSQL would be meant, and out of reach of the terminal's Ctrl-C, which
+    /// would make it fail while we clean up.
     pub fn as_user(&self, program: impl AsRef<OsStr>) -> Command {
-        use std::os::unix::process::CommandExt;
         let mut command = Command::new(program);
-        command.current_dir("/").env("LC_ALL", "C");
+        command.current_dir("/").env("LC_ALL", "C").process_group(0);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             command.env_remove(name);
         }

@@ -18,7 +18,7 @@ const STATES: [&str; 36] = [
 ];
 
 /// Pension contributions are paid on wages up to this (in paise): 15,000 rupees.
-const PENSION_WAGE_CEILING: u64 = 15_000_00;
+const PENSION_WAGE_CEILING: u64 = 15_000 * 100;
 
 /// An establishment and how much belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,9 +335,9 @@ mod tests {
 
     #[test]
     fn shares_follow_the_scheme() {
-        let member = Member { number: 1, wages: 20_000_00, joined_year: 2020, joined_month: 1 };
-        assert_eq!(member.employee_share(), 2_400_00);
-        assert_eq!(member.pension_share(), 1_250_00, "8.33 % of the ceiling of 15,000, not of 20,000");
+        let member = Member { number: 1, wages: 20_000 * 100, joined_year: 2020, joined_month: 1 };
+        assert_eq!(member.employee_share(), 2_400 * 100);
+        assert_eq!(member.pension_share(), 1_250 * 100, "8.33 % of the ceiling of 15,000, not of 20,000");
     }
 
     #[test]
