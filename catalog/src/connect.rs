@@ -4,17 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use bb8_postgres::PostgresConnectionManager;
 use sluice_router::map::Placement;
 use tokio_postgres::config::Host;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 use crate::error::{CatalogError, explain};
-
-pub(crate) type Manager = PostgresConnectionManager<NoTls>;
-pub(crate) type Pool = bb8::Pool<Manager>;
-/// A connection that goes back to its pool when dropped.
-pub type PooledClient = bb8::PooledConnection<'static, Manager>;
 
 /// How long the control plane waits for PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,10 +72,10 @@ pub async fn connect_shard(placement: &Placement, credentials: &ControlCredentia
     Ok(client)
 }
 
-pub(crate) async fn connect(
-    config: &Config,
-    deadlines: Deadlines,
-) -> Result<(Client, Connection<Socket, tokio_postgres::tls::NoTlsStream>), CatalogError> {
+/// The task that drives a connection, which its caller has to spawn.
+pub(crate) type Driver = Connection<Socket, NoTlsStream>;
+
+pub(crate) async fn connect(config: &Config, deadlines: Deadlines) -> Result<(Client, Driver), CatalogError> {
     let failed = |reason| CatalogError::Connect { target: describe(config), reason };
     match tokio::time::timeout(deadlines.connect, config.connect(NoTls)).await {
         Ok(connected) => connected.map_err(|error| failed(explain(&error))),
@@ -105,25 +100,6 @@ pub(crate) fn shard_config(placement: &Placement, credentials: &ControlCredentia
     config
 }
 
-/// Lazy: nothing is connected yet, so that neither a start nor a reload waits for a server that is down.
-pub(crate) fn pool(config: Config, size: u32, deadlines: Deadlines) -> Pool {
-    bb8::Pool::builder()
-        .max_size(size)
-        .connection_timeout(deadlines.connect)
-        .idle_timeout(Duration::from_secs(60))
-        // A failed attempt is reported at once, with its reason, instead of a bare timeout.
-        .retry_connection(false)
-        .build_unchecked(PostgresConnectionManager::new(config, NoTls))
-}
-
-pub(crate) async fn checkout(pool: &Pool, config: &Config) -> Result<PooledClient, CatalogError> {
-    let failed = |reason| CatalogError::Connect { target: describe(config), reason };
-    pool.get_owned().await.map_err(|error| match error {
-        bb8::RunError::User(error) => failed(explain(&error)),
-        bb8::RunError::TimedOut => failed("no connection within the deadline".to_owned()),
-    })
-}
-
 fn parse(text: &str) -> Result<Config, CatalogError> {
     text.parse().map_err(|error| CatalogError::ConnectionString(explain(&error)))
 }
@@ -146,7 +122,7 @@ fn add_session_settings(config: &mut Config, deadlines: Deadlines) {
 }
 
 /// Database and address; never the password.
-fn describe(config: &Config) -> String {
+pub(crate) fn describe(config: &Config) -> String {
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(name)) => name.clone(),
         Some(Host::Unix(directory)) => directory.display().to_string(),

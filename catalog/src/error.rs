@@ -18,13 +18,15 @@ pub enum CatalogError {
     Deadline { what: &'static str, after: Duration },
     #[error("cannot {what}: {}", explain(.source))]
     Query { what: &'static str, source: tokio_postgres::Error },
-    #[error("the catalog has no schema \"sluice\"; run: sluice migrate")]
-    NotMigrated,
+    #[error("cannot {what}: the database has no tables of Sluice; run: sluice migrate")]
+    NotMigrated { what: &'static str },
     #[error("database \"{0}\" is not in the catalog; create it with: sluice migrate")]
     UnknownDatabase(String),
     #[error("table \"{0}\" is not in the catalog; create it through Sluice, or classify it in the console")]
     UnknownTable(String),
-    #[error("node \"{0}\" is in the catalog with another host or port; give the new one another name, or update sluice.nodes")]
+    #[error(
+        "node \"{0}\" is in the catalog with another host or port; give the new one another name, or update sluice.nodes"
+    )]
     NodeElsewhere(String),
     #[error("the catalog's rows of database \"{database}\" make no shard map: {source}")]
     Map { database: String, source: MapError },
@@ -55,7 +57,7 @@ impl CatalogError {
     /// For `map_err`: PostgreSQL could not do `what`, an infinitive: "read the shards".
     pub(crate) fn query(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
         move |source| match source.code() {
-            Some(&SqlState::INVALID_SCHEMA_NAME) => Self::NotMigrated,
+            Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::UNDEFINED_TABLE) => Self::NotMigrated { what },
             _ => Self::Query { what, source },
         }
     }

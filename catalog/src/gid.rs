@@ -138,8 +138,17 @@ mod tests {
     #[test]
     fn other_names_are_not_ours() {
         for text in [
-            "", "sluice", "sluice:a:1", "sluice::1:2", "sluice:a:1:2:3", "sluice:a'b:1:2", "sluice:a:01:2", "sluice:a:+1:2",
-            "sluice:a:65536:2", "pgbouncer:a:1:2", " sluice:a:1:2",
+            "",
+            "sluice",
+            "sluice:a:1",
+            "sluice::1:2",
+            "sluice:a:1:2:3",
+            "sluice:a'b:1:2",
+            "sluice:a:01:2",
+            "sluice:a:+1:2",
+            "sluice:a:65536:2",
+            "pgbouncer:a:1:2",
+            " sluice:a:1:2",
         ] {
             assert!(text.parse::<Gid>().is_err(), "{text:?}");
         }

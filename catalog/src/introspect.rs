@@ -38,7 +38,8 @@ pub async fn unfit_for_reference(client: &Client, table: &TableName) -> Result<V
         ORDER BY adnum";
     let identities = "SELECT attname::text FROM pg_catalog.pg_attribute
         WHERE attrelid = $1 AND attidentity <> '' AND NOT attisdropped ORDER BY attnum";
-    let triggers = "SELECT tgname::text FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal ORDER BY tgname";
+    let triggers =
+        "SELECT tgname::text FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND NOT tgisinternal ORDER BY tgname";
     let read = async |sql| client.query(sql, &[&oid]).await.map_err(CatalogError::query("inspect the table"));
     let mut reasons = Vec::new();
     reasons.extend(read(defaults).await?.iter().map(|row: &Row| {
@@ -48,9 +49,12 @@ pub async fn unfit_for_reference(client: &Client, table: &TableName) -> Result<V
     reasons.extend(read(identities).await?.iter().map(|row: &Row| {
         format!("column \"{}\" is an identity column, and each shard counts for itself", row.get::<_, String>(0))
     }));
-    reasons.extend(read(triggers).await?.iter().map(|row: &Row| {
-        format!("trigger \"{}\" may do something else on each shard", row.get::<_, String>(0))
-    }));
+    reasons.extend(
+        read(triggers)
+            .await?
+            .iter()
+            .map(|row: &Row| format!("trigger \"{}\" may do something else on each shard", row.get::<_, String>(0))),
+    );
     Ok(reasons)
 }
 
@@ -76,7 +80,8 @@ pub async fn unfit_for_sharding(
     let mut reasons = Vec::new();
     if !is_of(key_type, type_oid) {
         let wanted = key_type_name(key_type);
-        reasons.push(format!("column \"{key_column}\" is of type {type_name}, and the sharding key is of type {wanted}"));
+        reasons
+            .push(format!("column \"{key_column}\" is of type {type_name}, and the sharding key is of type {wanted}"));
     }
     if !deterministic {
         reasons.push(format!("column \"{key_column}\" has a nondeterministic collation"));
@@ -103,9 +108,7 @@ fn is_of(key_type: KeyType, oid: i32) -> bool {
 async fn table_oid(client: &Client, table: &TableName) -> Result<Option<u32>, CatalogError> {
     let sql = "SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
-    let row = client
-        .query_opt(sql, &[&table.schema, &table.name])
-        .await
-        .map_err(CatalogError::query("look up the table"))?;
+    let row =
+        client.query_opt(sql, &[&table.schema, &table.name]).await.map_err(CatalogError::query("look up the table"))?;
     Ok(row.map(|row| row.get(0)))
 }

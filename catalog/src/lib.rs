@@ -1,7 +1,7 @@
 //! The control plane: PostgreSQL in, immutable snapshots out. Queries of clients never wait for anything here.
 //!
 //! Read in this order:
-//! 1. [`connect`]: how the catalog and the shards are reached, and the deadlines of all of it;
+//! 1. [`connect`] and [`pool`]: how the catalog and the shards are reached, and the deadlines of all of it;
 //! 2. [`snapshot`]: the catalog's rows as they are read, and as the router's shard map means them;
 //! 3. [`store`]: reads snapshots from the catalog database; [`register`]: changes what is in it;
 //! 4. [`disk`]: the copy of the last snapshot, for a start while the catalog is down;
@@ -15,6 +15,7 @@ pub mod disk;
 pub mod error;
 pub mod gid;
 pub mod introspect;
+pub mod pool;
 pub mod recovery;
 pub mod register;
 pub mod shards;
@@ -24,6 +25,7 @@ pub mod watch;
 
 pub use connect::{ControlCredentials, Deadlines, connect_shard};
 pub use error::CatalogError;
+pub use pool::PooledClient;
 pub use register::{Change, NewDatabase, TableName};
 pub use shards::{ShardPools, probe_two_phase};
 pub use snapshot::Snapshot;

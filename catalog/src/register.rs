@@ -33,15 +33,31 @@ impl fmt::Display for TableName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A table that the shards have just made. It replaces what was known by that name: the shards know better.
-    CreateTable { table: TableName, class: TableClass, columns: Vec<String> },
+    CreateTable {
+        table: TableName,
+        class: TableClass,
+        columns: Vec<String>,
+    },
     /// Nothing happens if the table is not known.
     DropTable(TableName),
-    RenameTable { table: TableName, to: String },
+    RenameTable {
+        table: TableName,
+        to: String,
+    },
     /// Columns were added, dropped or renamed: all columns, as a shard has them now.
-    SetColumns { table: TableName, columns: Vec<String> },
+    SetColumns {
+        table: TableName,
+        columns: Vec<String>,
+    },
     /// The caller has checked that the rows are where the class says, and with [`crate::introspect`] that the table is fit.
-    SetClass { table: TableName, class: TableClass },
-    DeclareFunction { function: TableName, class: FunctionClass },
+    SetClass {
+        table: TableName,
+        class: TableClass,
+    },
+    DeclareFunction {
+        function: TableName,
+        class: FunctionClass,
+    },
     /// Nothing happens if the function is not known.
     ForgetFunction(TableName),
 }
@@ -147,9 +163,8 @@ async fn set(
     column: &str,
     value: &(dyn tokio_postgres::types::ToSql + Sync),
 ) -> Result<(), CatalogError> {
-    let sql = format!(
-        "UPDATE sluice.tables SET {column} = $4 WHERE database = $1 AND schema_name = $2 AND table_name = $3"
-    );
+    let sql =
+        format!("UPDATE sluice.tables SET {column} = $4 WHERE database = $1 AND schema_name = $2 AND table_name = $3");
     let changed = transaction
         .execute(&sql, &[&database, &table.schema, &table.name, value])
         .await

@@ -8,10 +8,10 @@ use sluice_router::map::Placement;
 use sluice_router::{ShardId, ShardMap};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
-use tokio_postgres::Config;
 
-use crate::connect::{ControlCredentials, Deadlines, Pool, PooledClient, checkout, pool, shard_config};
+use crate::connect::{ControlCredentials, Deadlines, shard_config};
 use crate::error::CatalogError;
+use crate::pool::{ControlPool, PooledClient};
 
 /// Connections to one shard: commands of the control plane are rare, and must not take places from clients.
 const POOL_SIZE: u32 = 2;
@@ -23,7 +23,7 @@ const CONCURRENT: usize = 32;
 pub struct ShardPools {
     credentials: ControlCredentials,
     deadlines: Deadlines,
-    pools: Arc<Mutex<HashMap<Placement, (Config, Pool)>>>,
+    pools: Arc<Mutex<HashMap<Placement, ControlPool>>>,
 }
 
 impl ShardPools {
@@ -33,8 +33,7 @@ impl ShardPools {
 
     /// A connection to a shard's primary.
     pub async fn get(&self, placement: &Placement) -> Result<PooledClient, CatalogError> {
-        let (config, pool) = self.pool(placement).await;
-        checkout(&pool, &config).await
+        self.pool(placement).await.get().await
     }
 
     /// Forgets the pools of shards that are no longer there.
@@ -46,13 +45,13 @@ impl ShardPools {
         self.deadlines
     }
 
-    async fn pool(&self, placement: &Placement) -> (Config, Pool) {
+    async fn pool(&self, placement: &Placement) -> ControlPool {
         let mut pools = self.pools.lock().await;
-        let entry = pools.entry(placement.clone()).or_insert_with(|| {
+        let made = pools.entry(placement.clone()).or_insert_with(|| {
             let config = shard_config(placement, &self.credentials, self.deadlines);
-            (config.clone(), pool(config, POOL_SIZE, self.deadlines))
+            ControlPool::new(config, POOL_SIZE, self.deadlines)
         });
-        entry.clone()
+        made.clone()
     }
 }
 

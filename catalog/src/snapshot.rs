@@ -120,12 +120,7 @@ impl Snapshot {
 
 impl ShardRow {
     fn placement(&self) -> Placement {
-        Placement {
-            node: self.node.clone(),
-            host: self.host.clone(),
-            port: self.port,
-            dbname: self.dbname.clone(),
-        }
+        Placement { node: self.node.clone(), host: self.host.clone(), port: self.port, dbname: self.dbname.clone() }
     }
 }
 
@@ -186,12 +181,8 @@ mod tests {
     use super::*;
 
     fn snapshot() -> Snapshot {
-        let shard = |dbname: &str| ShardRow {
-            node: "n".into(),
-            host: "/tmp".into(),
-            port: 5432,
-            dbname: dbname.into(),
-        };
+        let shard =
+            |dbname: &str| ShardRow { node: "n".into(), host: "/tmp".into(), port: 5432, dbname: dbname.into() };
         Snapshot {
             database: "epfo".into(),
             key_column: "organization_id".into(),
@@ -228,7 +219,7 @@ mod tests {
         let damages: [fn(&mut Snapshot); 6] = [
             |rows| rows.key_type = "oid".into(),
             |rows| rows.slots[7] = 2,
-            |rows| drop(rows.slots.pop()),
+            |rows| rows.slots.truncate(4095),
             |rows| rows.overrides[0].key = "x".into(),
             |rows| rows.tables[0].class = "global".into(),
             |rows| rows.functions[0].class = String::new(),

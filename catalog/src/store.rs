@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use sluice_router::ShardMap;
-use tokio_postgres::{Client, Config, Connection, IsolationLevel, NoTls, Row, Socket, Transaction};
+use tokio_postgres::{Client, Config, IsolationLevel, Row, Transaction};
 
-use crate::connect::{Deadlines, Pool, PooledClient, catalog_config, checkout, connect, pool};
+use crate::connect::{Deadlines, Driver, catalog_config, connect};
 use crate::error::CatalogError;
+use crate::pool::{ControlPool, PooledClient};
 use crate::snapshot::{FunctionRow, OverrideRow, ShardRow, Snapshot, TableRow};
 
 /// Connections to the catalog: loads, polls and changes are rare and short.
@@ -16,7 +17,7 @@ const POOL_SIZE: u32 = 3;
 #[derive(Debug, Clone)]
 pub struct CatalogStore {
     config: Arc<Config>,
-    pool: Pool,
+    pool: ControlPool,
     deadlines: Deadlines,
 }
 
@@ -24,7 +25,7 @@ impl CatalogStore {
     /// `connection_string` as libpq takes it: `host=… dbname=…` or a URL.
     pub fn new(connection_string: &str, deadlines: Deadlines) -> Result<Self, CatalogError> {
         let config = catalog_config(connection_string, deadlines)?;
-        let pool = pool(config.clone(), POOL_SIZE, deadlines);
+        let pool = ControlPool::new(config.clone(), POOL_SIZE, deadlines);
         Ok(Self { config: Arc::new(config), pool, deadlines })
     }
 
@@ -55,14 +56,11 @@ impl CatalogStore {
     }
 
     pub(crate) async fn client(&self) -> Result<PooledClient, CatalogError> {
-        checkout(&self.pool, &self.config).await
+        self.pool.get().await
     }
 
     /// A connection outside the pool, for LISTEN. The caller drives it.
-    pub(crate) async fn dedicated(
-        &self,
-    ) -> Result<(Client, Connection<Socket, <NoTls as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream>), CatalogError>
-    {
+    pub(crate) async fn dedicated(&self) -> Result<(Client, Driver), CatalogError> {
         connect(&self.config, self.deadlines).await
     }
 

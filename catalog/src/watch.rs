@@ -210,7 +210,11 @@ impl Shared {
     fn note(&self, error: Option<&CatalogError>) {
         let text = error.map(ToString::to_string);
         if let Some(error) = &text {
-            tracing::warn!(database = self.options.database, error, "the catalog gives no map; the last one stays in use");
+            tracing::warn!(
+                database = self.options.database,
+                error,
+                "the catalog gives no map; the last one stays in use"
+            );
         }
         let version = self.map.borrow().version();
         self.status.send_modify(|status| {
@@ -302,7 +306,9 @@ where
     loop {
         let mut pinned = Pin::new(&mut connection);
         match std::future::poll_fn(|context| pinned.poll_message(context)).await {
-            Some(Ok(AsyncMessage::Notification(notification))) if notification.payload() == database => woken.notify_one(),
+            Some(Ok(AsyncMessage::Notification(notification))) if notification.payload() == database => {
+                woken.notify_one()
+            }
             Some(Ok(_)) => {}
             Some(Err(error)) => return connection_lost(explain(&error)),
             None => return connection_lost("the server closed the connection".to_owned()),

@@ -27,11 +27,11 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// A migration that could not be applied. Each one is applied whole or not at all.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    #[error("cannot prepare the schema \"sluice\": {0}; the role needs CREATE on the database")]
+    #[error("cannot prepare the schema \"sluice\": {}; the role needs CREATE on the database", root(.0))]
     Prepare(#[source] tokio_postgres::Error),
-    #[error("cannot get the lock of another migration that is running: {0}; try again when it is done")]
+    #[error("cannot get the lock that one migration holds at a time: {}; try again when the other is done", root(.0))]
     Locked(#[source] tokio_postgres::Error),
-    #[error("cannot apply a migration: {0}")]
+    #[error("cannot apply a migration: {}: {}", .0, root(.0))]
     Apply(#[source] Box<refinery::Error>),
 }
 
@@ -74,6 +74,14 @@ fn runner(sources: &[Source], history: &str) -> Result<Runner, refinery::Error> 
     let mut runner = Runner::new(&migrations);
     runner.set_migration_table_name(history);
     Ok(runner)
+}
+
+/// The innermost cause: the driver's and refinery's own texts leave out what PostgreSQL has said.
+fn root(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => root(cause),
+        None => error.to_string(),
+    }
 }
 
 fn boxed(error: refinery::Error) -> MigrateError {

@@ -51,6 +51,22 @@ async fn a_second_run_applies_nothing() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_applied_says_what_postgresql_said() {
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE SCHEMA sluice; CREATE TABLE sluice.slots ()");
+    let error = migrate_catalog(&mut connect(&cluster).await).await.expect_err("slots is there").to_string();
+    assert!(error.contains("V1__shard_map") && error.contains("relation \"slots\" already exists"), "{error}");
+    let left = "SELECT count(*) FROM pg_class WHERE relnamespace = 'sluice'::regnamespace AND relname = 'databases'";
+    assert_eq!(cluster.psql("postgres", left), "0", "half a migration is left");
+
+    cluster.psql("postgres", "CREATE ROLE weak LOGIN; DROP SCHEMA sluice CASCADE");
+    let mut client = connect(&cluster).await;
+    client.batch_execute("SET SESSION AUTHORIZATION weak").await.expect("become weak");
+    let error = migrate_shard(&mut client).await.expect_err("weak may not").to_string();
+    assert!(error.contains("permission denied") && error.contains("needs CREATE"), "{error}");
+}
+
+#[tokio::test]
 async fn of_concurrent_runs_one_applies() {
     let cluster = Cluster::start();
     let mut runs = tokio::task::JoinSet::new();
@@ -90,7 +106,10 @@ async fn a_map_that_contradicts_itself_cannot_be_committed() {
         ("INSERT INTO sluice.shards VALUES ('epfo', 2, 'n', 's1')", "shards_node_dbname_key"),
         ("DELETE FROM sluice.shards WHERE shard = 1", "foreign key"),
         ("DELETE FROM sluice.nodes", "foreign key"),
-        ("INSERT INTO sluice.tables VALUES ('epfo', 'public', 't', 'sharded', '{id}')", "has no column \"organization_id\""),
+        (
+            "INSERT INTO sluice.tables VALUES ('epfo', 'public', 't', 'sharded', '{id}')",
+            "has no column \"organization_id\"",
+        ),
         ("INSERT INTO sluice.tables VALUES ('epfo', 'public', 't', 'home', '{id,id}')", "two columns"),
         ("INSERT INTO sluice.tables VALUES ('epfo', 'public', 't', 'local', '{id}')", "tables_class_check"),
         ("UPDATE sluice.databases SET map_version = 0", "cannot go back"),
@@ -161,7 +180,10 @@ async fn an_application_role_can_decide_but_not_touch_decisions() {
     cluster.psql("postgres", "CREATE ROLE app LOGIN");
     let as_app = |sql: &str| cluster.try_psql("postgres", &format!("SET ROLE app; {sql}"));
     as_app("SELECT sluice.decide('t1', 0)").expect("decide");
-    assert_eq!(cluster.psql("postgres", "SELECT transaction_id, decision_shard, outcome FROM sluice.decisions"), "t1|0|commit");
+    assert_eq!(
+        cluster.psql("postgres", "SELECT transaction_id, decision_shard, outcome FROM sluice.decisions"),
+        "t1|0|commit"
+    );
     for sql in ["SELECT * FROM sluice.decisions", "DELETE FROM sluice.decisions", "CREATE TABLE sluice.t (a int)"] {
         assert!(as_app(sql).is_err_and(|error| error.contains("42501")), "{sql}");
     }

@@ -7,6 +7,9 @@
 //! A decision to **abort** also guards against the instance that we took for dead: it may wake up and decide to commit. The
 //! transaction in which it would do so began before the parts were prepared, so before the row was written. The row can go
 //! when every transaction on the decision shard is younger than it.
+//!
+//! A recoverer that had seen a part before another one finished it may write an abort after the commit was forgotten. That
+//! row decides nothing, because no part is left, and goes like any other.
 
 use std::collections::HashSet;
 
@@ -14,8 +17,8 @@ use sluice_router::{ShardId, ShardMap};
 
 use super::RecoveryReport;
 use super::settling::Prepared;
-use crate::connect::PooledClient;
 use crate::error::CatalogError;
+use crate::pool::PooledClient;
 use crate::shards::{ShardPools, on_every_shard};
 
 /// Decisions that one round looks at, on each shard. What is left over is for the next rounds.

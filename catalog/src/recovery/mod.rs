@@ -44,10 +44,8 @@ pub async fn recover_once(map: &ShardMap, pools: &ShardPools, grace: Duration) -
     // In this order: see `cleaning`.
     let decisions = reached(cleaning::decisions(map, pools).await, &mut report);
     let prepared = reached(settling::prepared(map, pools, grace).await, &mut report);
-    let prepared: Vec<settling::Prepared> = prepared
-        .into_iter()
-        .flat_map(|(shard, rows)| rows.into_iter().map(move |row| row.on(shard)))
-        .collect();
+    let prepared: Vec<settling::Prepared> =
+        prepared.into_iter().flat_map(|(shard, rows)| rows.into_iter().map(move |row| row.on(shard))).collect();
     if report.unreachable.is_empty() {
         cleaning::forget(map, pools, &decisions, &prepared, &mut report).await;
     }

@@ -7,9 +7,9 @@ use sluice_router::{ShardId, ShardMap};
 use tokio_postgres::error::SqlState;
 
 use super::RecoveryReport;
-use crate::connect::PooledClient;
 use crate::error::CatalogError;
 use crate::gid::{Gid, TransactionId};
+use crate::pool::PooledClient;
 use crate::shards::{ShardPools, on_every_shard};
 
 /// A prepared transaction as it was found.
@@ -41,7 +41,8 @@ pub(super) async fn prepared(
     grace: Duration,
 ) -> Vec<(ShardId, Result<Vec<PreparedRow>, CatalogError>)> {
     on_every_shard(map, pools, "reading prepared transactions", move |client: PooledClient| async move {
-        let sql = "SELECT gid, clock_timestamp() - prepared > $1 * interval '1 second' FROM pg_catalog.pg_prepared_xacts
+        let sql =
+            "SELECT gid, clock_timestamp() - prepared > $1 * interval '1 second' FROM pg_catalog.pg_prepared_xacts
             WHERE database = current_database() AND starts_with(gid, 'sluice:') ORDER BY prepared";
         let rows = client
             .query(sql, &[&grace.as_secs_f64()])

@@ -59,11 +59,14 @@ impl Cluster {
     pub fn replica(&self) -> Self {
         let replica = Self::prepare();
         let mut basebackup = self.programs.command("pg_basebackup");
-        basebackup
-            .arg("--pgdata")
-            .arg(replica.data())
-            .args(["--dbname", &self.conninfo("postgres")])
-            .args(["--write-recovery-conf", "--wal-method", "stream", "--checkpoint", "fast", "--no-sync"]);
+        basebackup.arg("--pgdata").arg(replica.data()).args(["--dbname", &self.conninfo("postgres")]).args([
+            "--write-recovery-conf",
+            "--wal-method",
+            "stream",
+            "--checkpoint",
+            "fast",
+            "--no-sync",
+        ]);
         run(&mut basebackup).expect("pg_basebackup");
         // The copied settings name the primary's socket directory.
         replica.configure(&[]);
@@ -154,7 +157,13 @@ impl Cluster {
     fn control(&self, arguments: &[&str]) {
         let log = self.directory.join("log");
         let mut pg_ctl = self.programs.command("pg_ctl");
-        pg_ctl.arg("--pgdata").arg(self.data()).arg("--log").arg(&log).args(["--wait", "--timeout", "60"]).args(arguments);
+        pg_ctl
+            .arg("--pgdata")
+            .arg(self.data())
+            .arg("--log")
+            .arg(&log)
+            .args(["--wait", "--timeout", "60"])
+            .args(arguments);
         if let Err(error) = run(&mut pg_ctl) {
             let log = fs::read_to_string(log).unwrap_or_default();
             panic!("{error}\nthe server's log:\n{log}");
