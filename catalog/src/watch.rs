@@ -43,7 +43,7 @@ impl WatchOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Catalog,
-    /// The catalog has not answered since this instance started.
+    /// The catalog has given no map since this instance started.
     Disk,
 }
 
@@ -69,7 +69,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Loads the map from the catalog, or from disk if the catalog can't give one. Both failing is the only error.
+    /// Loads the map from the catalog, or from disk if the catalog can't give one that is at least as new. Having none at
+    /// all is the only error.
     pub async fn start(store: CatalogStore, options: WatchOptions) -> Result<Self, CatalogError> {
         let disk = options.state_dir.as_deref().map(|directory| DiskCopy::new(directory, &options.database));
         let (map, status, fresh) = first_map(&store, &options, disk.as_ref()).await?;
@@ -116,26 +117,27 @@ async fn first_map(
     disk: Option<&DiskCopy>,
 ) -> Result<(ShardMap, WatchStatus, Option<Snapshot>), CatalogError> {
     let database = &options.database;
+    let copy = disk.ok_or(CatalogError::NoStateDir).and_then(|disk| disk.load(database)?.to_map());
     let loaded = store.snapshot(database).await.and_then(|snapshot| Ok((snapshot.to_map()?, snapshot)));
-    let catalog_error = match loaded {
-        Ok((map, snapshot)) => {
+    let (map, error) = match (loaded, copy) {
+        // This instance has seen a later map before it was restarted; others may still use it.
+        (Ok((map, _)), Ok(copy)) if map.version() < copy.version() => {
+            let (loaded, current) = (map.version(), copy.version());
+            (copy, CatalogError::WentBack { database: database.clone(), loaded, current })
+        }
+        (Ok((map, snapshot)), _) => {
             let status = status_of(&map, Source::Catalog, None);
             return Ok((map, status, Some(snapshot)));
         }
-        Err(error) => error,
-    };
-    match disk.ok_or(CatalogError::NoStateDir).and_then(|disk| disk.load(database)?.to_map()) {
-        Ok(map) => {
-            tracing::warn!(database, version = map.version(), error = %catalog_error, "starting with the map on disk");
-            let status = status_of(&map, Source::Disk, Some(catalog_error.to_string()));
-            Ok((map, status, None))
+        (Err(error), Ok(copy)) => (copy, error),
+        (Err(catalog), Err(disk)) => {
+            let (catalog, disk) = (Box::new(catalog), Box::new(disk));
+            return Err(CatalogError::NoMap { database: database.clone(), catalog, disk });
         }
-        Err(disk_error) => Err(CatalogError::NoMap {
-            database: database.clone(),
-            catalog: Box::new(catalog_error),
-            disk: Box::new(disk_error),
-        }),
-    }
+    };
+    tracing::warn!(database, version = map.version(), %error, "starting with the map on disk");
+    let status = status_of(&map, Source::Disk, Some(error.to_string()));
+    Ok((map, status, None))
 }
 
 fn status_of(map: &ShardMap, source: Source, catalog_error: Option<String>) -> WatchStatus {

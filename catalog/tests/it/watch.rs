@@ -156,7 +156,8 @@ async fn a_disk_that_cannot_be_written_is_reported_and_stops_nothing() {
 #[tokio::test]
 async fn a_restored_catalog_is_not_followed_until_somebody_says_so() {
     let fleet = Fleet::of(2).await;
-    let watcher = Watcher::start(fleet.store.clone(), notified_only()).await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let watcher = Watcher::start(fleet.store.clone(), with_state(&state)).await.unwrap();
     fleet.sql(MOVE_SLOT);
     let newest = watcher.refresh().await.unwrap();
 
@@ -168,6 +169,11 @@ async fn a_restored_catalog_is_not_followed_until_somebody_says_so() {
     let error = watcher.refresh().await.unwrap_err().to_string();
     assert!(error.contains(&format!("SELECT sluice.advance_version({})", newest.version())), "{error}");
     assert_eq!(watcher.map().slots()[7], newest.slots()[7]);
+    // Neither by an instance that is started again.
+    drop(watcher);
+    let watcher = Watcher::start(fleet.store.clone(), with_state(&state)).await.unwrap();
+    assert_eq!((watcher.map().version(), watcher.status().source), (newest.version(), Source::Disk));
+    assert!(watcher.status().catalog_error.is_some_and(|error| error.contains("advance_version")));
 
     fleet.sql(&format!("SELECT sluice.advance_version({})", newest.version()));
     let map = watcher.refresh().await.unwrap();
