@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, Secret, parse_client_first};
+use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, Secret, parse_client_first};
 
 /// Fixed, so that a crash can be repeated.
 const ENTROPY: Entropy = Entropy { md5_salt: [1; 4], scram_salt: [2; 16], nonce: [3; 18] };
@@ -10,7 +10,8 @@ const ENTROPY: Entropy = Entropy { md5_salt: [1; 4], scram_salt: [2; 16], nonce:
 fuzz_target!(|messages: Vec<Vec<u8>>| {
     let secret = Secret::Plain("no input of a fuzzer is likely to hold this".to_owned());
     for method in [AuthMethod::Plain, AuthMethod::Md5, AuthMethod::ScramSha256] {
-        let mut step = ClientAuth::start(method, "ann", Some(&secret), 1, (&[4; 32], &ENTROPY));
+        let context = LoginContext { mock_key: &[4; 32], entropy: &ENTROPY, iterations: 1 };
+        let mut step = ClientAuth::start(method, "ann", Some(&secret), context);
         for message in &messages {
             let _ = parse_client_first(message);
             step = match step {

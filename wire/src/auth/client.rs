@@ -1,9 +1,11 @@
 //! We authenticate a client: one state machine over the password messages of all methods.
 //!
 //! Unknown users go through the same exchange as known ones and fail at its end, so that a wrong user and a wrong
-//! password look alike. The failure texts are PgBouncer's. Its SQLSTATE for all of them is 08P01 (protocol violation);
-//! ours are PostgreSQL's: 28P01 for a wrong password, 28000 for a refused user. That is a deliberate difference, since
-//! drivers decide by SQLSTATE whether to ask for the password again.
+//! password look alike (but for the time that it takes to compare a clear-text password with a SCRAM verifier).
+//!
+//! The failure texts are PgBouncer's. Its SQLSTATE for all of them is 08P01 (protocol violation); ours are PostgreSQL's:
+//! 28P01 for a wrong password, 28000 for a refused user. That is a deliberate difference, since drivers decide by
+//! SQLSTATE whether to ask for the password again.
 
 use std::fmt;
 
@@ -46,6 +48,17 @@ impl Entropy {
     pub fn random() -> Self {
         Self { md5_salt: rand::random(), scram_salt: rand::random(), nonce: rand::random() }
     }
+}
+
+/// What an exchange needs beside the user's secret.
+#[derive(Clone, Copy)]
+pub struct LoginContext<'a> {
+    /// The process's key for users who do not exist.
+    pub mock_key: &'a MockKey,
+    /// Fresh for each login.
+    pub entropy: &'a Entropy,
+    /// Iterations of a verifier that is derived or made up for this login (`scram_iterations`).
+    pub iterations: u32,
 }
 
 /// Why a login failed. Displays as the client may see it; the reason in [`AuthFailure::Sasl`] is for the log.
@@ -132,25 +145,24 @@ enum State {
 impl ClientAuth {
     /// Begins a login. `secret` is `None` for a user that is not known.
     ///
-    /// Where SCRAM meets a plain secret, a verifier is derived here, which costs `iterations` HMACs; a caller that
+    /// Where SCRAM meets a plain secret, a verifier is derived here, which costs `context.iterations` HMACs; a caller that
     /// keeps a derived verifier (see [`ScramVerifier::derive`]) passes it in as [`Secret::Scram`] instead.
     pub fn start(
         method: AuthMethod,
         user: &str,
         secret: Option<&Secret>,
-        iterations: u32,
-        (mock_key, entropy): (&MockKey, &Entropy),
+        context: LoginContext<'_>,
     ) -> Result<AuthStep, AuthFailure> {
         match (method, secret) {
             (AuthMethod::Trust, None) => Err(AuthFailure::Trust),
             (AuthMethod::Trust, Some(_)) => Ok(AuthStep::Done { send: Vec::new(), scram_keys: None }),
             (AuthMethod::Plain, _) => Ok(start_plain(user, secret)),
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
-                let verifier = verifier_for(user, secret, iterations, (mock_key, entropy));
+                let verifier = verifier_for(user, secret, context);
                 let reveals_keys = matches!(secret, Some(Secret::Scram(_)));
-                Ok(start_scram(verifier, reveals_keys, entropy))
+                Ok(start_scram(verifier, reveals_keys, context.entropy))
             }
-            (AuthMethod::Md5, _) => Ok(start_md5(user, secret, entropy)),
+            (AuthMethod::Md5, _) => Ok(start_md5(user, secret, context.entropy)),
         }
     }
 
@@ -195,18 +207,13 @@ fn start_scram(verifier: ScramVerifier, reveals_keys: bool, entropy: &Entropy) -
 }
 
 /// The verifier to run SCRAM against. Secrets that SCRAM cannot use (none, empty, md5) get one that never matches.
-fn verifier_for(
-    user: &str,
-    secret: Option<&Secret>,
-    iterations: u32,
-    (mock_key, entropy): (&MockKey, &Entropy),
-) -> ScramVerifier {
+fn verifier_for(user: &str, secret: Option<&Secret>, context: LoginContext<'_>) -> ScramVerifier {
     match secret {
         Some(Secret::Scram(verifier)) => verifier.clone(),
         Some(Secret::Plain(password)) if !password.is_empty() => {
-            ScramVerifier::derive(password.as_bytes(), &entropy.scram_salt, iterations)
+            ScramVerifier::derive(password.as_bytes(), &context.entropy.scram_salt, context.iterations)
         }
-        _ => ScramVerifier::mock(mock_key, user, iterations),
+        _ => ScramVerifier::mock(context.mock_key, user, context.iterations),
     }
 }
 
@@ -264,7 +271,8 @@ mod tests {
 
     fn begin(method: AuthMethod, secret: Option<&Secret>) -> Result<AuthStep, AuthFailure> {
         let entropy = Entropy { md5_salt: *b"abcd", scram_salt: [5; 16], nonce: [9; 18] };
-        ClientAuth::start(method, "ann", secret, 4, (&MOCK_KEY, &entropy))
+        let context = LoginContext { mock_key: &MOCK_KEY, entropy: &entropy, iterations: 4 };
+        ClientAuth::start(method, "ann", secret, context)
     }
 
     fn challenge(method: AuthMethod, secret: Option<&Secret>) -> (Vec<u8>, ClientAuth) {

@@ -17,7 +17,7 @@ mod scram_server;
 mod secret;
 mod server;
 
-pub use client::{AuthFailure, AuthMethod, AuthStep, ClientAuth, Entropy, MockKey};
+pub use client::{AuthFailure, AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, MockKey};
 pub use scram::{ScramError, ScramKeys, ScramVerifier};
 pub use scram_client::{AwaitServerFinal, AwaitServerFirst, Credentials};
 pub use scram_server::{AwaitClientFinal, AwaitClientFirst, ClientFirst, parse_client_first};

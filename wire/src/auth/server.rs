@@ -198,7 +198,7 @@ fn password_message(parts: &[&[u8]]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{AuthMethod, AuthStep, ClientAuth, ScramVerifier};
+    use crate::auth::{AuthMethod, AuthStep, ClientAuth, LoginContext, ScramVerifier};
     use proptest::prelude::*;
 
     /// What PostgreSQL 15 stored for password 'pencil'.
@@ -229,7 +229,12 @@ mod tests {
     fn both_ends(method: AuthMethod, stored: &Secret, ours: ServerSecret) -> Result<Option<ScramKeys>, String> {
         let mut login = login(ours);
         let key = [3; 32];
-        let mut step = ClientAuth::start(method, "ann", Some(stored), 4, (&key, &entropy()));
+        let mut step = ClientAuth::start(
+            method,
+            "ann",
+            Some(stored),
+            LoginContext { mock_key: &key, entropy: &entropy(), iterations: 4 },
+        );
         loop {
             match step.map_err(|failure| failure.to_string())? {
                 AuthStep::Continue(bytes, state) => {
