@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sluice_router::{ShardId, ShardMap};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::RecoveryReport;
@@ -65,7 +66,8 @@ pub(super) async fn settle(map: &ShardMap, pools: &ShardPools, prepared: Vec<Pre
     }
     for ((transaction, decision_shard), parts) in transactions {
         match outcome(map, pools, &transaction, decision_shard, report).await {
-            Ok(outcome) => finish_all(map, pools, outcome, parts, report).await,
+            Ok(Some(outcome)) => finish_all(map, pools, outcome, parts, report).await,
+            Ok(None) => {}
             Err(reason) => report.in_doubt.extend(parts.iter().map(|part| (part.gid.to_string(), reason.clone()))),
         }
     }
@@ -77,14 +79,15 @@ enum Outcome {
     Abort,
 }
 
-/// Asks the decision shard, and makes it decide if it hasn't. The error is a reason to try again later.
+/// Asks the decision shard, and makes it decide if it hasn't. None: somebody else has finished all parts, and forgotten the
+/// decision just now. The error is a reason to try again later.
 async fn outcome(
     map: &ShardMap,
     pools: &ShardPools,
     transaction: &TransactionId,
     decision_shard: u16,
     report: &RecoveryReport,
-) -> Result<Outcome, String> {
+) -> Result<Option<Outcome>, String> {
     let shard = map
         .shard_ids()
         .nth(usize::from(decision_shard))
@@ -100,7 +103,7 @@ async fn decide(
     client: &PooledClient,
     transaction: &TransactionId,
     decision_shard: u16,
-) -> Result<Outcome, CatalogError> {
+) -> Result<Option<Outcome>, CatalogError> {
     // If the deciding transaction is just committing, this waits for it.
     let abort = "INSERT INTO sluice.decisions (transaction_id, decision_shard, outcome) VALUES ($1, $2, 'abort')
         ON CONFLICT (transaction_id, decision_shard) DO NOTHING";
@@ -108,11 +111,12 @@ async fn decide(
     let inserted =
         client.execute(abort, &[&key.0, &key.1]).await.map_err(CatalogError::query("decide a transaction"))?;
     if inserted == 1 {
-        return Ok(Outcome::Abort);
+        return Ok(Some(Outcome::Abort));
     }
     let read = "SELECT outcome FROM sluice.decisions WHERE transaction_id = $1 AND decision_shard = $2";
-    let row = client.query_one(read, &[&key.0, &key.1]).await.map_err(CatalogError::query("read a decision"))?;
-    Ok(if row.get::<_, &str>(0) == "commit" { Outcome::Commit } else { Outcome::Abort })
+    let row = client.query_opt(read, &[&key.0, &key.1]).await.map_err(CatalogError::query("read a decision"))?;
+    let outcome = |row: Row| if row.get::<_, &str>(0) == "commit" { Outcome::Commit } else { Outcome::Abort };
+    Ok(row.map(outcome))
 }
 
 async fn finish_all(

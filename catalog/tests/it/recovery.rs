@@ -163,6 +163,7 @@ async fn recoverers_at_once_agree_and_finish_each_part_once() {
         });
     }
     let reports: Vec<RecoveryReport> = recoverers.join_all().await.into_iter().flatten().collect();
+    assert!(reports.iter().all(|report| report.in_doubt.is_empty() && report.unreachable.is_empty()), "{reports:?}");
     let total = |count: fn(&RecoveryReport) -> u64| reports.iter().map(count).sum::<u64>();
     assert_eq!((total(|report| report.committed), total(|report| report.rolled_back)), (12, 12), "{reports:?}");
     drop(open);
