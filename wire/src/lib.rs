@@ -2,6 +2,7 @@
 //!
 //! - [`frame`]: message headers and the scan of a byte stream into messages;
 //! - [`message`]: the few messages that we originate, built with pgwire's message layer or by hand where it is hot;
+//! - [`replies`]: the queue of expected responses, for streams that we edit;
 //! - [`scan`]: a byte stream cut into messages as it arrives;
 //! - [`startup`]: everything before the first regular message;
 //! - [`auth`]: login, from both sides.
@@ -9,5 +10,6 @@
 pub mod auth;
 pub mod frame;
 pub mod message;
+pub mod replies;
 pub mod scan;
 pub mod startup;

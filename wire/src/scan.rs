@@ -24,7 +24,15 @@ pub enum Verdict {
 }
 
 /// Receives a scanned stream.
+///
+/// A held message that is incomplete at a chunk's end is classified again when more of it has arrived: `classify` must not
+/// count such a message.
 pub trait Sink {
+    /// True while the sink may add messages of its own: it is then handed what precedes a message before it is asked about
+    /// that message. Otherwise runs are as long as the chunk.
+    fn stepwise(&self) -> bool {
+        false
+    }
     fn classify(&mut self, header: Header) -> Class;
     fn message(&mut self, frame: Frame<'_>) -> Verdict;
     /// Bytes of messages that are passed on, in order; runs of several messages are one call.
@@ -67,18 +75,16 @@ impl Scanner {
             let header = header?;
             let complete = header.total <= rest.len() as u64;
             let end = at + header.total.min(rest.len() as u64) as usize;
-            let class = sink.classify(header);
-            if class == Class::Hold && !complete {
-                break;
+            if sink.stepwise() {
+                flush(sink, &chunk[start..at]);
+                start = at;
             }
-            let dropped = match class {
+            let dropped = match sink.classify(header) {
                 Class::Pass => false,
                 Class::Drop => true,
+                Class::Hold if !complete => break,
                 Class::Hold => {
                     let raw = &chunk[at..end];
-                    // What came before is passed on first: a sink may add messages of its own at this point.
-                    flush(sink, &chunk[start..at]);
-                    start = at;
                     sink.message(Frame { tag: header.tag, body: &raw[HEADER..], raw }) == Verdict::Drop
                 }
             };

@@ -1,0 +1,499 @@
+//! The one place that knows everything and builds it: configuration in, a running pooler out.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use sluice_catalog::CatalogError;
+use sluice_router::Router;
+use sluice_router::map::Placement;
+use sluice_wire::auth::{MockKey, ScramKeys, ScramVerifier, Secret, ServerSecret};
+use sluice_wire::message::Report;
+use sluice_wire::startup::CancelKey;
+use tokio::sync::{Notify, watch};
+
+use crate::catalogs::{Catalogs, ShardedDatabase};
+use crate::config::{Config, ConfigError, Database, PoolMode};
+use crate::listener::{Listeners, ListenError};
+use crate::net::{Address, TcpOptions};
+use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
+use crate::registry::{ClientState, Eviction, Registry};
+use crate::session::Shared;
+use crate::session::prepared::StatementTable;
+use crate::upstream::{Upstream, unsharded_map};
+use crate::vars::VarsTable;
+
+/// Timeouts are checked, and pools tended, three times a second.
+const TICK: Duration = Duration::from_millis(333);
+/// A shutdown that waits for clients ends by itself after this long.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the pooler could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot load config file: {0}")]
+    Config(#[from] ConfigError),
+    #[error("database \"{database}\": {source}")]
+    Catalog { database: String, source: CatalogError },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// How to shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShutdownMode {
+    /// SIGTERM, SHUTDOWN WAIT_FOR_CLIENTS.
+    WaitForClients,
+    /// SIGINT, SHUTDOWN WAIT_FOR_SERVERS.
+    WaitForServers,
+    /// SIGQUIT, SHUTDOWN.
+    Immediate,
+}
+
+/// A running pooler.
+pub struct App {
+    config: RwLock<Arc<Config>>,
+    pub registry: Arc<Registry>,
+    pub pools: Arc<Pools>,
+    pub shared: Arc<Shared>,
+    pub mock_key: MockKey,
+    upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
+    scram_keys: Mutex<HashMap<String, ScramKeys>>,
+    /// Verifiers derived from plain passwords: (user) → (password, iterations, verifier).
+    verifiers: Mutex<HashMap<String, (String, u32, Secret)>>,
+    disabled: Mutex<HashSet<String>>,
+    client_sockets: AtomicUsize,
+    next_host: AtomicU32,
+    shutdown: watch::Sender<Option<ShutdownMode>>,
+    shutting_down: AtomicBool,
+    changed: Notify,
+    pub started: Instant,
+}
+
+/// Loads nothing and listens on nothing: an app around a configuration, its catalogs started.
+pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
+    let registry = Arc::new(Registry::default());
+    let vars = Arc::new(VarsTable::default());
+    let pools = Pools::new(registry.clone(), vars.clone());
+    pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
+    let shared = Shared {
+        router: Router::new(config.settings.template_cache_size as usize),
+        vars,
+        statements: StatementTable::default(),
+        catalogs: Catalogs::default(),
+    };
+    let app = Arc::new(App {
+        config: RwLock::new(Arc::new(config)),
+        registry,
+        pools,
+        shared: Arc::new(shared),
+        mock_key: rand::random(),
+        upstreams: Mutex::default(),
+        scram_keys: Mutex::default(),
+        verifiers: Mutex::default(),
+        disabled: Mutex::default(),
+        client_sockets: AtomicUsize::new(0),
+        next_host: AtomicU32::new(0),
+        shutdown: watch::Sender::new(None),
+        shutting_down: AtomicBool::new(false),
+        changed: Notify::new(),
+        started: Instant::now(),
+    });
+    app.start_catalogs().await?;
+    Ok(app)
+}
+
+/// Runs the pooler until `shutdown` resolves, or it is told to stop by a signal or in the console.
+pub async fn run(config: Config, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), AppError> {
+    let app = build(config).await?;
+    let mut listeners = Listeners::bind(&app.config())?;
+    listeners.start(&app);
+    tracing::info!("process up: {}, PostgreSQL sharding and pooling", crate::console::VERSION);
+    tokio::spawn(janitor(Arc::downgrade(&app)));
+    let mut modes = app.shutdown.subscribe();
+    tokio::select! {
+        () = shutdown => app.shut_down(ShutdownMode::WaitForServers),
+        _ = modes.wait_for(Option::is_some) => {}
+    }
+    drop(listeners);
+    app.drain().await;
+    Ok(())
+}
+
+async fn janitor(app: std::sync::Weak<App>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(app) = app.upgrade() else { return };
+        app.pools.tend();
+        app.enforce_timeouts();
+    }
+}
+
+pub fn own_uid() -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").expect("/proc is mounted"))
+}
+
+impl App {
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn client_sockets(&self) -> usize {
+        self.client_sockets.load(Ordering::Relaxed)
+    }
+
+    /// Counts a client's socket for as long as the guard lives.
+    pub fn count_socket(self: &Arc<Self>) -> SocketGuard {
+        self.client_sockets.fetch_add(1, Ordering::Relaxed);
+        SocketGuard(self.clone())
+    }
+
+    pub fn is_disabled(&self, database: &str) -> bool {
+        lock(&self.disabled).contains(database)
+    }
+
+    pub fn set_disabled(&self, database: &str, disabled: bool) {
+        if disabled {
+            lock(&self.disabled).insert(database.to_owned());
+        } else {
+            lock(&self.disabled).remove(database);
+        }
+    }
+
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    /// A database or a limit has changed: whoever waits for it looks again.
+    pub fn changed(&self) -> &Notify {
+        &self.changed
+    }
+
+    async fn start_catalogs(&self) -> Result<(), AppError> {
+        let config = self.config();
+        for database in config.databases.values() {
+            self.start_catalog(&config, database).await?;
+        }
+        Ok(())
+    }
+
+    async fn start_catalog(&self, config: &Config, database: &Database) -> Result<(), AppError> {
+        let Some(catalog) = &database.catalog else { return Ok(()) };
+        if self.shared.catalogs.get(&database.name).is_some() {
+            return Ok(());
+        }
+        let state_dir = Some(config.settings.state_dir.clone()).filter(|path| !path.as_os_str().is_empty());
+        let started = ShardedDatabase::start(&database.dbname, catalog, state_dir).await;
+        let sharded = started.map_err(|source| AppError::Catalog { database: database.name.clone(), source })?;
+        self.shared.catalogs.insert(&database.name, sharded);
+        Ok(())
+    }
+
+    pub fn remember_scram_keys(&self, user: &str, keys: ScramKeys) {
+        lock(&self.scram_keys).insert(user.to_owned(), keys);
+    }
+
+    /// The SCRAM verifier of a plain password, derived once: deriving takes thousands of hashes.
+    pub fn derived_verifier(&self, user: &str, password: &str, iterations: u32) -> Secret {
+        let mut verifiers = lock(&self.verifiers);
+        if let Some((known, same, secret)) = verifiers.get(user)
+            && known == password
+            && *same == iterations
+        {
+            return secret.clone();
+        }
+        let salt: [u8; 16] = rand::random();
+        let secret = Secret::Scram(ScramVerifier::derive(password, &salt, iterations));
+        verifiers.insert(user.to_owned(), (password.to_owned(), iterations, secret.clone()));
+        secret
+    }
+
+    /// Pools and map for a user of a database entry.
+    pub fn upstream(self: &Arc<Self>, config: &Config, database: &Database, login_user: &str) -> Result<Arc<Upstream>, Report> {
+        let user = database.user.as_deref().unwrap_or(login_user);
+        let key = (database.name.clone(), user.to_owned());
+        let maps = self.maps(config, database)?;
+        let shards = maps.borrow().shards().len();
+        let mut upstreams = lock(&self.upstreams);
+        if let Some(upstream) = upstreams.get(&key)
+            && upstream.pools().len() == shards
+        {
+            return Ok(upstream.clone());
+        }
+        let name: Arc<str> = database.name.as_str().into();
+        let user: Arc<str> = user.into();
+        let map = maps.borrow().clone();
+        let sharded = database.is_sharded();
+        let pools = map.shards().iter().enumerate().map(|(number, placement)| {
+            let shard = sharded.then_some(number as u16);
+            let pool_key = PoolKey { database: name.clone(), user: user.clone(), shard };
+            self.pools.pool(&pool_key, || {
+                (Arc::new(pool_params(config, database, &user)), Arc::new(self.target(config, database, &user, placement)))
+            })
+        });
+        let pools: Box<[Arc<Pool>]> = pools.collect();
+        let mode = config.pool_mode(database, &user);
+        let upstream = Arc::new(Upstream::new((name, user), mode, pools, maps));
+        upstreams.insert(key, upstream.clone());
+        Ok(upstream)
+    }
+
+    fn maps(&self, config: &Config, database: &Database) -> Result<watch::Receiver<Arc<sluice_router::ShardMap>>, Report> {
+        if database.is_sharded() {
+            let sharded = self.shared.catalogs.get(&database.name);
+            return sharded.map(|sharded| sharded.watcher.subscribe()).ok_or_else(|| {
+                Report::fatal("57P03", format!("the shard map of database \"{}\" is not loaded", database.name))
+                    .hint("see the log for why its catalog could not be read")
+            });
+        }
+        let hosts: Vec<&str> = database.hosts().collect();
+        let host = match hosts[..] {
+            [] => config.settings.unix_socket_dir.to_string_lossy().into_owned(),
+            _ => hosts[self.next_host.fetch_add(1, Ordering::Relaxed) as usize % hosts.len()].to_owned(),
+        };
+        let placement = Placement { node: database.name.clone(), host, port: database.port, dbname: database.dbname.clone() };
+        Ok(watch::channel(unsharded_map(placement)).1)
+    }
+
+    fn target(&self, config: &Config, database: &Database, user: &str, placement: &Placement) -> ServerTarget {
+        let stored = match (&database.user, &database.password) {
+            (Some(_), Some(password)) => Some(Secret::Plain(password.clone())),
+            _ => config.secrets.get(user).cloned(),
+        };
+        let keys = lock(&self.scram_keys).get(user).cloned();
+        let startup = [
+            ("client_encoding", &database.client_encoding),
+            ("datestyle", &database.datestyle),
+            ("timezone", &database.timezone),
+            ("application_name", &database.application_name),
+        ];
+        let startup = startup.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+        let timeout = config.settings.server_connect_timeout;
+        ServerTarget {
+            address: Address::new(&placement.host, placement.port),
+            dbname: placement.dbname.clone(),
+            user: user.to_owned(),
+            secret: ServerSecret::new(stored.as_ref(), keys.as_ref()),
+            startup: startup.collect(),
+            connect_query: database.connect_query.clone(),
+            timeout: if timeout.is_zero() { Duration::from_secs(86_400) } else { timeout },
+            tcp: tcp_options(config),
+        }
+    }
+
+    /// RELOAD: reads the file again; nothing changes if it has a mistake.
+    pub async fn reload(self: &Arc<Self>) -> Result<(), AppError> {
+        let config = self.config().reload()?;
+        self.put_config(config).await
+    }
+
+    /// SET in the console.
+    pub async fn set(self: &Arc<Self>, key: &str, value: &str) -> Result<(), AppError> {
+        let config = self.config().with_setting(key, value)?;
+        self.put_config(config).await
+    }
+
+    async fn put_config(self: &Arc<Self>, config: Config) -> Result<(), AppError> {
+        for database in config.databases.values() {
+            self.start_catalog(&config, database).await?;
+        }
+        let old = {
+            let mut current = self.config.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::new(config))
+        };
+        let config = self.config();
+        self.pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
+        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none()) {
+            self.remove_database(name);
+        }
+        self.update_pools(&config);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    fn remove_database(&self, name: &str) {
+        tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
+        for client in self.registry.clients().iter().filter(|client| &*client.database == name) {
+            client.evict(Eviction::DatabaseRemoved);
+        }
+        self.pools.remove_database(name);
+        self.shared.catalogs.remove(name);
+        lock(&self.upstreams).retain(|(database, _), _| database != name);
+    }
+
+    /// KILL: like a removal, but the entry stays.
+    pub fn kill_database(&self, name: &str) {
+        for client in self.registry.clients().iter().filter(|client| &*client.database == name) {
+            client.evict(Eviction::DatabaseRemoved);
+        }
+        self.pools.remove_database(name);
+        lock(&self.upstreams).retain(|(database, _), _| database != name);
+    }
+
+    fn update_pools(&self, config: &Config) {
+        let mut upstreams = lock(&self.upstreams);
+        for ((name, user), upstream) in upstreams.iter() {
+            let Some(database) = config.database(name) else { continue };
+            let params = Arc::new(pool_params(config, &database, user));
+            let map = upstream.map();
+            for (pool, shard) in upstream.pools().iter().zip(map.shard_ids()) {
+                let placement = if database.is_sharded() {
+                    map.placement(shard).clone()
+                } else {
+                    let host = database.hosts().next().map(str::to_owned);
+                    let host = host.unwrap_or_else(|| config.settings.unix_socket_dir.to_string_lossy().into_owned());
+                    Placement { node: name.clone(), host, port: database.port, dbname: database.dbname.clone() }
+                };
+                Pools::update(pool, params.clone(), Arc::new(self.target(config, &database, user, &placement)));
+            }
+        }
+        // New sessions get the new pool mode.
+        upstreams.retain(|(name, user), upstream| {
+            config.database(name).is_some_and(|database| config.pool_mode(&database, user) == upstream.mode)
+        });
+    }
+
+    /// A cancel request: forwarded to the server that runs this client's statement, if one does.
+    pub async fn cancel(&self, key: &CancelKey) {
+        let Some(client) = self.registry.client_by_key(key) else {
+            tracing::info!("failed cancel request");
+            return;
+        };
+        let server = client.linked_server();
+        let Some(entry) = (server != 0).then(|| self.registry.server(server)).flatten() else {
+            tracing::info!("cancel request for idle client");
+            return;
+        };
+        entry.cancels.fetch_add(1, Ordering::SeqCst);
+        // The server may have gone to another client in between; it doesn't while cancels are counted.
+        if client.linked_server() == server {
+            Pools::cancel(&entry).await;
+        }
+        entry.cancels.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn enforce_timeouts(&self) {
+        let config = self.config();
+        let clock = &self.registry.clock;
+        for client in self.registry.clients() {
+            let over = |limit: Option<Duration>, age: Option<Duration>| {
+                matches!((limit, age), (Some(limit), Some(age)) if age >= limit)
+            };
+            let user = &*client.user;
+            let state = client.state();
+            if state == ClientState::Active && over(config.query_timeout(user), client.request_age(clock)) {
+                client.evict(Eviction::QueryTimeout);
+            } else if client.is_in_transaction() && over(config.transaction_timeout(user), client.transaction_age(clock)) {
+                client.evict(Eviction::TransactionTimeout);
+            } else if client.is_in_transaction()
+                && client.request_age(clock).is_none()
+                && over(config.idle_transaction_timeout(user), client.quiet_for(clock))
+            {
+                client.evict(Eviction::IdleTransactionTimeout);
+            } else if state == ClientState::Idle
+                && !client.is_in_transaction()
+                && client.linked_server() == 0
+                && over(config.client_idle_timeout(user), client.quiet_for(clock))
+            {
+                client.evict(Eviction::ClientIdleTimeout);
+            }
+        }
+    }
+
+    /// Begins a shutdown; a second one, or a stricter one, ends it at once.
+    pub fn shut_down(&self, mode: ShutdownMode) {
+        let again = self.shutting_down.swap(true, Ordering::Relaxed);
+        let mode = if again { ShutdownMode::Immediate } else { mode };
+        self.shutdown.send_replace(Some(mode));
+    }
+
+    /// Lets clients finish, as the shutdown's mode says.
+    async fn drain(&self) {
+        let mut modes = self.shutdown.subscribe();
+        let began = Instant::now();
+        loop {
+            let mode = modes.borrow_and_update().unwrap_or(ShutdownMode::Immediate);
+            let clients = self.registry.clients();
+            let done = match mode {
+                ShutdownMode::Immediate => true,
+                ShutdownMode::WaitForClients => clients.is_empty(),
+                ShutdownMode::WaitForServers => {
+                    for client in clients.iter().filter(|client| client.linked_server() == 0) {
+                        client.evict(Eviction::ShuttingDown);
+                    }
+                    clients.iter().all(|client| client.linked_server() == 0) || began.elapsed() > DRAIN_DEADLINE
+                }
+            };
+            if done {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                return;
+            }
+            let _ = tokio::time::timeout(TICK, modes.changed()).await;
+        }
+    }
+}
+
+/// See [`App::count_socket`].
+pub struct SocketGuard(Arc<App>);
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        self.0.client_sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub fn tcp_options(config: &Config) -> TcpOptions {
+    let settings = &config.settings;
+    TcpOptions {
+        keepalive: settings.tcp_keepalive,
+        keepcnt: settings.tcp_keepcnt,
+        keepidle: settings.tcp_keepidle,
+        keepintvl: settings.tcp_keepintvl,
+        socket_buffer: settings.tcp_socket_buffer as usize,
+        user_timeout_ms: settings.tcp_user_timeout,
+    }
+}
+
+fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
+    let settings = &config.settings;
+    let check_query = match settings.server_check_query.as_str() {
+        "" => None,
+        "<empty>" => Some(String::new()),
+        query => Some(query.to_owned()),
+    };
+    let mode = config.pool_mode(database, user);
+    let resets = mode == PoolMode::Session || settings.server_reset_query_always;
+    PoolParams {
+        mode,
+        sizes: Sizes {
+            size: config.pool_size(database, user),
+            min: config.min_pool_size(database),
+            reserve: config.reserve_pool_size(database, user),
+            reserve_timeout: settings.reserve_pool_timeout,
+            round_robin: settings.server_round_robin,
+        },
+        max_db_connections: config.max_db_connections(database),
+        max_user_connections: config.max_user_connections(user),
+        idle_timeout: settings.server_idle_timeout,
+        lifetime: config.server_lifetime(database),
+        login_retry: settings.server_login_retry,
+        check_delay: settings.server_check_delay,
+        check_query,
+        reset_query: if resets { settings.server_reset_query.clone() } else { String::new() },
+        max_prepared_statements: settings.max_prepared_statements,
+    }
+}
+
+/// A settings file that isn't there yet is the commonest mistake at first start.
+pub fn load(path: &PathBuf) -> Result<Config, AppError> {
+    Ok(Config::load(path)?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,137 @@
+//! Statements of our own on a server: their results are for us, and the client sees nothing of them.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Poll, ready};
+
+use sluice_wire::frame::{Frame, Header, cstr, error_field};
+use sluice_wire::message::{self, Status};
+use sluice_wire::scan::{Class, Sink, Verdict};
+
+use crate::net::with_scratch;
+use crate::pool::Server;
+
+/// A result that is kept for the client may be so long; a longer one is an error.
+const KEEP_BUDGET: usize = 16 << 20;
+
+/// What a statement of ours did.
+#[derive(Debug, Default, Clone)]
+pub struct Done {
+    /// The last command tag.
+    pub tag: String,
+    /// The first ErrorResponse, as it came.
+    pub error: Option<Vec<u8>>,
+    /// The first column of the first row, as text.
+    pub value: Option<Vec<u8>>,
+    /// All messages up to ReadyForQuery (not included), if they were asked for.
+    pub kept: Option<Vec<u8>>,
+    pub kept_too_long: bool,
+}
+
+impl Done {
+    pub fn error_field(&self, code: u8) -> Option<String> {
+        let frame = Frame::first(self.error.as_deref()?).ok()??;
+        error_field(frame.body, code).map(|text| text.escape_ascii().to_string())
+    }
+
+    pub fn sqlstate(&self) -> Option<String> {
+        self.error_field(b'C')
+    }
+}
+
+impl Server {
+    /// Sends a simple query without waiting.
+    pub fn start(&mut self, sql: &str) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(sql.len() + 6);
+        message::query(&mut bytes, sql.as_bytes());
+        self.unnamed_of = 0;
+        self.pending += 1;
+        self.send(&bytes)
+    }
+
+    /// Waits for what [`Self::start`] sent.
+    pub async fn finish(&mut self, keep: bool) -> io::Result<Done> {
+        let mut collect = Collect { done: Done::default(), pending: self.pending, status: self.status };
+        collect.done.kept = keep.then(Vec::new);
+        let mut scanner = std::mem::take(&mut self.scanner);
+        let result = poll_fn(|cx| {
+            while collect.pending > 0 {
+                if !self.unsent.is_empty()
+                    && let Poll::Ready(result) = self.io.poll_flush(cx, &mut self.unsent)
+                {
+                    result?;
+                }
+                ready!(with_scratch(|scratch| {
+                    let count = ready!(self.io.poll_read(cx, scratch))?;
+                    if count == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    Poll::Ready(scanner.scan(&scratch[..count], &mut collect).map_err(io::Error::other))
+                }))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await;
+        self.scanner = scanner;
+        self.pending = collect.pending;
+        self.status = collect.status;
+        result.map(|()| collect.done)
+    }
+
+    /// Runs a statement of ours.
+    pub async fn run(&mut self, sql: &str) -> io::Result<Done> {
+        self.start(sql)?;
+        self.finish(false).await
+    }
+}
+
+struct Collect {
+    done: Done,
+    pending: u32,
+    status: Status,
+}
+
+impl Sink for Collect {
+    fn classify(&mut self, header: Header) -> Class {
+        let wanted = match header.tag {
+            b'Z' | b'E' | b'C' => true,
+            b'D' => self.done.value.is_none() && header.total < 1 << 16,
+            _ => false,
+        };
+        match (wanted, &self.done.kept) {
+            (true, _) => Class::Hold,
+            (false, Some(_)) if !self.done.kept_too_long => Class::Pass,
+            (false, _) => Class::Drop,
+        }
+    }
+
+    fn message(&mut self, frame: Frame<'_>) -> Verdict {
+        match frame.tag {
+            b'Z' => {
+                self.pending = self.pending.saturating_sub(1);
+                self.status = frame.body.first().and_then(|&byte| Status::from_byte(byte)).unwrap_or(Status::Failed);
+                return Verdict::Drop;
+            }
+            b'E' if self.done.error.is_none() => self.done.error = Some(frame.raw.to_vec()),
+            b'C' => self.done.tag = cstr(frame.body).map_or(String::new(), |(tag, _)| tag.escape_ascii().to_string()),
+            b'D' => self.done.value = first_column(frame.body),
+            _ => {}
+        }
+        if self.done.kept.is_some() { Verdict::Pass } else { Verdict::Drop }
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.done.kept {
+            if kept.len() + bytes.len() > KEEP_BUDGET {
+                self.done.kept_too_long = true;
+                return;
+            }
+            kept.extend_from_slice(bytes);
+        }
+    }
+}
+
+fn first_column(row: &[u8]) -> Option<Vec<u8>> {
+    let (len, rest) = row.get(2..)?.split_first_chunk::<4>()?;
+    rest.get(..usize::try_from(i32::from_be_bytes(*len)).ok()?).map(<[u8]>::to_vec)
+}

@@ -1,0 +1,281 @@
+//! From a server to its client.
+//!
+//! Hot path: one poll function, no await inside, no buffer of its own. A response is read into the worker's scratch
+//! buffer, its headers are looked at, and the bytes are sent on at once. There must be no allocation here for a response
+//! that is relayed as it is, and no system call but one read and one write for what fits the buffer.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use sluice_wire::frame::{Frame, FrameError, Header, cstr};
+use sluice_wire::message::Status;
+use sluice_wire::replies::{Fate, Replies};
+use sluice_wire::scan::{Class, Sink, Verdict};
+
+use crate::net::{Io, with_output, with_scratch};
+use crate::pool::Server;
+
+/// Messages up to this size are looked at as a whole where their content matters.
+const HOLD: u64 = 64 * 1024;
+
+/// What a session keeps of the stream between its client and its server. Empty for an idle client.
+#[derive(Default)]
+pub struct Flow {
+    /// What the client's socket did not take yet. While there is any, nothing more is read from the server.
+    pub unsent: Vec<u8>,
+    /// So many of the next ReadyForQuery end statements of ours: everything up to them is dropped.
+    pub swallow: u32,
+    /// Expected responses, where the stream is edited.
+    pub replies: Option<Box<Replies>>,
+    /// What completed, where somebody wants to know.
+    pub outcome: Option<Box<Outcome>>,
+    /// The server reads COPY data.
+    pub copy_in: bool,
+    /// The last request was a simple query.
+    pub simple: bool,
+    /// The session's standard_conforming_strings is off.
+    pub escape_strings: bool,
+    /// A statement of ours, sent ahead, failed.
+    pub swallowed_error: bool,
+}
+
+/// What completed since the request was sent.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub completed: u32,
+    pub last_tag: Vec<u8>,
+    pub failed: bool,
+    /// A transaction ended by a COMMIT that was a ROLLBACK.
+    pub rolled_back: bool,
+}
+
+/// Why relaying ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error("client connection: {0}")]
+    Client(io::Error),
+    #[error("server connection: {0}")]
+    Server(io::Error),
+    #[error("server sent {0}")]
+    Protocol(#[from] FrameError),
+}
+
+/// Relays until all responses have arrived (`Ready`) or there is nothing to read.
+pub fn poll_responses(
+    cx: &mut Context<'_>,
+    server: &mut Server,
+    client: &mut Io,
+    flow: &mut Flow,
+) -> Poll<Result<(), RelayError>> {
+    loop {
+        if !flow.unsent.is_empty() {
+            ready!(client.poll_flush(cx, &mut flow.unsent)).map_err(RelayError::Client)?;
+            flow.unsent = Vec::new();
+        }
+        if !server.unsent.is_empty()
+            && let Poll::Ready(result) = server.io.poll_flush(cx, &mut server.unsent)
+        {
+            result.map_err(RelayError::Server)?;
+        }
+        if server.pending == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let (count, full) = ready!(with_scratch(|scratch| {
+            let count = ready!(server.io.poll_read(cx, scratch)).map_err(RelayError::Server)?;
+            relay_chunk(&scratch[..count], server, client, flow)?;
+            Poll::Ready(Ok::<_, RelayError>((count, count == scratch.len())))
+        }))?;
+        if count == 0 {
+            return Poll::Ready(Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into())));
+        }
+        // The readiness was cleared by the short read: asking again would only register the waker once more, which has to
+        // happen, but the response is usually complete.
+        if !full && server.pending == 0 && flow.unsent.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+fn relay_chunk(chunk: &[u8], server: &mut Server, client: &Io, flow: &mut Flow) -> Result<(), RelayError> {
+    server.counters.sent += chunk.len() as u64;
+    let mut scanner = std::mem::take(&mut server.scanner);
+    let edited = flow.replies.is_some();
+    let result = if edited {
+        with_output(|out| {
+            let mut sink = ResponseSink { server, client, flow, edited: Some(out), error: None };
+            let scanned = scanner.scan(chunk, &mut sink);
+            if scanner.is_at_boundary() {
+                sink.make_due();
+            }
+            let error = sink.error.take();
+            send(client, flow, out).map_or_else(|e| (scanned, Some(e)), |()| (scanned, error))
+        })
+    } else {
+        let mut sink = ResponseSink { server, client, flow, edited: None, error: None };
+        let scanned = scanner.scan(chunk, &mut sink);
+        (scanned, sink.error)
+    };
+    server.scanner = scanner;
+    result.0?;
+    result.1.map_or(Ok(()), |error| Err(RelayError::Client(error)))
+}
+
+/// Sends to the client what it takes; keeps the rest.
+pub fn send(client: &Io, flow: &mut Flow, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let written = if flow.unsent.is_empty() { client.try_write(bytes)? } else { 0 };
+    flow.unsent.extend_from_slice(&bytes[written..]);
+    Ok(())
+}
+
+struct ResponseSink<'a> {
+    server: &'a mut Server,
+    client: &'a Io,
+    flow: &'a mut Flow,
+    /// Collects an edited stream, so that it is sent in one piece.
+    edited: Option<&'a mut Vec<u8>>,
+    error: Option<io::Error>,
+}
+
+impl ResponseSink<'_> {
+    fn make_due(&mut self) {
+        if let (Some(replies), Some(out), 0) = (&mut self.flow.replies, &mut self.edited, self.flow.swallow) {
+            replies.make_due(out);
+        }
+    }
+
+    fn respond(&mut self, tag: u8) -> Fate {
+        match &mut self.flow.replies {
+            Some(replies) => replies.on_response(tag),
+            None => Fate::Pass,
+        }
+    }
+
+    fn on_ready(&mut self, body: &[u8]) -> Verdict {
+        self.server.status = body.first().and_then(|&byte| Status::from_byte(byte)).unwrap_or(Status::Failed);
+        self.server.pending = self.server.pending.saturating_sub(1);
+        if self.flow.swallow > 0 {
+            self.flow.swallow -= 1;
+            return Verdict::Drop;
+        }
+        self.flow.copy_in = false;
+        self.respond(b'Z');
+        Verdict::Pass
+    }
+
+    fn on_error(&mut self) -> Verdict {
+        if self.flow.swallow > 0 {
+            self.flow.swallowed_error = true;
+            return Verdict::Drop;
+        }
+        self.flow.copy_in = false;
+        if let Some(outcome) = &mut self.flow.outcome {
+            outcome.failed = true;
+        }
+        self.respond(b'E');
+        Verdict::Pass
+    }
+
+    fn on_complete(&mut self, body: &[u8]) -> Verdict {
+        let tag = cstr(body).map_or(body, |(tag, _)| tag);
+        if let Some(outcome) = &mut self.flow.outcome {
+            outcome.completed += 1;
+            outcome.rolled_back |= tag == b"ROLLBACK";
+            outcome.last_tag = tag.to_vec();
+        }
+        self.respond(b'C');
+        Verdict::Pass
+    }
+
+    /// The server waits for COPY data. In the extended protocol it ignores the Sync that came before them, so no
+    /// ReadyForQuery answers that one.
+    fn on_copy_in(&mut self) -> Verdict {
+        self.flow.copy_in = true;
+        if !self.flow.simple {
+            self.server.pending = self.server.pending.saturating_sub(1);
+            if let Some(replies) = &mut self.flow.replies {
+                replies.clear();
+            }
+        }
+        Verdict::Pass
+    }
+
+    fn on_parameter(&mut self, body: &[u8]) -> Verdict {
+        if let Some((name, rest)) = cstr(body)
+            && name == b"standard_conforming_strings"
+        {
+            self.flow.escape_strings = rest.starts_with(b"off");
+        }
+        Verdict::Pass
+    }
+}
+
+impl Sink for ResponseSink<'_> {
+    fn stepwise(&self) -> bool {
+        self.edited.is_some()
+    }
+
+    #[inline]
+    fn classify(&mut self, header: Header) -> Class {
+        if self.flow.swallow > 0 {
+            return match header.tag {
+                b'Z' | b'E' if header.total <= HOLD => Class::Hold,
+                _ => Class::Drop,
+            };
+        }
+        self.make_due();
+        match header.tag {
+            b'D' | b'd' | b'N' | b'A' => Class::Pass,
+            b'Z' | b'S' | b'G' if header.total <= HOLD => Class::Hold,
+            b'E' => {
+                // Its fate is known from the header; the body matters to nobody here.
+                self.on_error();
+                Class::Pass
+            }
+            b'C' if self.flow.outcome.is_some() && header.total <= HOLD => Class::Hold,
+            tag => match self.respond(tag) {
+                Fate::Pass => Class::Pass,
+                Fate::Drop => Class::Drop,
+            },
+        }
+    }
+
+    fn message(&mut self, frame: Frame<'_>) -> Verdict {
+        match frame.tag {
+            b'Z' => self.on_ready(frame.body),
+            b'E' => self.on_error(),
+            b'C' => self.on_complete(frame.body),
+            b'G' => self.on_copy_in(),
+            b'S' => self.on_parameter(frame.body),
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn pass(&mut self, bytes: &[u8]) {
+        match &mut self.edited {
+            Some(out) => out.extend_from_slice(bytes),
+            None => {
+                if self.error.is_none()
+                    && let Err(error) = send(self.client, self.flow, bytes)
+                {
+                    self.error = Some(error);
+                }
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Sends `bytes` as far as the socket takes them; the rest goes out while responses are relayed.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.counters.received += bytes.len() as u64;
+        let written = if self.unsent.is_empty() { self.io.try_write(bytes)? } else { 0 };
+        if written < bytes.len() {
+            self.unsent.extend_from_slice(&bytes[written..]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Log lines in PgBouncer's format: `2026-11-22 19:47:02.967 UTC [71] LEVEL text`.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Where log lines go.
+pub struct Destination<'a> {
+    pub stderr: bool,
+    /// Appended to.
+    pub file: Option<&'a Path>,
+}
+
+/// Starts logging. `verbosity`: 0 logs, 1 debugs, 2 is noise.
+pub fn start(destination: &Destination<'_>, verbosity: u32) -> std::io::Result<()> {
+    let level = match verbosity {
+        0 => Level::INFO,
+        1 => Level::DEBUG,
+        _ => Level::TRACE,
+    };
+    let own = tracing_subscriber::filter::Targets::new()
+        .with_default(Level::WARN)
+        .with_target("sluice", level)
+        .with_target("sluice_catalog", level);
+    let stderr = destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
+    let file = match destination.file {
+        Some(path) => {
+            let file = std::fs::File::options().append(true).create(true).open(path)?;
+            Some(tracing_subscriber::fmt::layer().event_format(Lines).with_ansi(false).with_writer(Mutex::new(file)))
+        }
+        None => None,
+    };
+    // A second start in one process (tests) keeps the first.
+    let _ = tracing_subscriber::registry().with(own).with(stderr).with(file).try_init();
+    Ok(())
+}
+
+struct Lines;
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "ERROR",
+            Level::WARN => "WARNING",
+            Level::INFO => "LOG",
+            Level::DEBUG => "DEBUG",
+            Level::TRACE => "NOISE",
+        };
+        let mut text = Text::default();
+        event.record(&mut text);
+        let text = format!("{}{}", text.message, text.fields).replace('\n', "\n\t");
+        writeln!(writer, "{} UTC [{}] {level} {text}", timestamp(SystemTime::now()), std::process::id())
+    }
+}
+
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        } else {
+            self.fields.push_str(&format!(" {}={value:?}", field.name()));
+        }
+    }
+}
+
+/// `YYYY-MM-DD HH:MM:SS.mmm`, UTC.
+pub fn timestamp(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil_from_days(days as i64);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}.{:03}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60,
+        since.subsec_millis()
+    )
+}
+
+/// The proleptic Gregorian date of a day number (0 = 1970-01-01), by counting years from 1 March.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_stamps_are_right_at_the_edges() {
+        let at = |seconds| timestamp(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01 00:00:00.000");
+        assert_eq!(at(951_782_399), "2000-02-28 23:59:59.000");
+        assert_eq!(at(951_782_400), "2000-02-29 00:00:00.000");
+        assert_eq!(at(1_795_392_000), "2026-11-23 00:00:00.000");
+    }
+}

@@ -1,0 +1,336 @@
+//! One non-blocking socket, registered for reading only.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// PostgreSQL's rule: a host that starts with `/` (or `@`, abstract) is a socket directory.
+    pub fn new(host: &str, port: u16) -> Self {
+        match host.strip_prefix('@') {
+            Some(name) => Self::Unix(PathBuf::from(format!("\0{name}/.s.PGSQL.{port}"))),
+            None if host.starts_with('/') => Self::Unix(PathBuf::from(format!("{host}/.s.PGSQL.{port}"))),
+            None => Self::Tcp { host: host.to_owned(), port },
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The other end of an accepted or opened socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    /// Process and user of the other end, as the kernel says.
+    Unix { pid: i32, uid: u32 },
+}
+
+/// The `tcp_*` settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpOptions {
+    pub keepalive: bool,
+    pub keepcnt: u32,
+    pub keepidle: u32,
+    pub keepintvl: u32,
+    pub socket_buffer: usize,
+    pub user_timeout_ms: u32,
+}
+
+impl TcpOptions {
+    fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        if self.keepalive {
+            let mut keepalive = TcpKeepalive::new();
+            if self.keepidle > 0 {
+                keepalive = keepalive.with_time(Duration::from_secs(self.keepidle.into()));
+            }
+            if self.keepintvl > 0 {
+                keepalive = keepalive.with_interval(Duration::from_secs(self.keepintvl.into()));
+            }
+            if self.keepcnt > 0 {
+                keepalive = keepalive.with_retries(self.keepcnt);
+            }
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        if self.socket_buffer > 0 {
+            socket.set_recv_buffer_size(self.socket_buffer)?;
+            socket.set_send_buffer_size(self.socket_buffer)?;
+        }
+        if self.user_timeout_ms > 0 {
+            socket.set_tcp_user_timeout(Some(Duration::from_millis(self.user_timeout_ms.into())))?;
+        }
+        Ok(())
+    }
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+impl Socket {
+    #[inline]
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).read(buffer),
+            Self::Unix(stream) => (&*stream).read(buffer),
+        }
+    }
+
+    #[inline]
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => (&*stream).write(bytes),
+            Self::Unix(stream) => (&*stream).write(bytes),
+        }
+    }
+
+    fn duplicate(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
+            Self::Unix(stream) => stream.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        }
+    }
+}
+
+/// A socket of a client or a server.
+pub struct Io {
+    socket: AsyncFd<Socket>,
+    /// A duplicate registered for WRITABLE; exists only while a write is short.
+    writable: Option<Box<AsyncFd<OwnedFd>>>,
+}
+
+impl Io {
+    /// Takes over an accepted TCP socket.
+    pub fn tcp(stream: tokio::net::TcpStream, options: &TcpOptions) -> io::Result<(Self, Peer)> {
+        let peer = Peer::Tcp(stream.peer_addr()?);
+        let stream = stream.into_std()?;
+        options.apply(&stream)?;
+        Ok((Self::register(Socket::Tcp(stream))?, peer))
+    }
+
+    /// Takes over an accepted unix socket.
+    pub fn unix(stream: tokio::net::UnixStream) -> io::Result<(Self, Peer)> {
+        let credentials = stream.peer_cred()?;
+        let peer = Peer::Unix { pid: credentials.pid().unwrap_or(0), uid: credentials.uid() };
+        Ok((Self::register(Socket::Unix(stream.into_std()?))?, peer))
+    }
+
+    /// Opens a connection. The caller sets the deadline.
+    pub async fn connect(address: &Address, options: &TcpOptions) -> io::Result<(Self, Peer)> {
+        match address {
+            Address::Tcp { host, port } => {
+                Self::tcp(tokio::net::TcpStream::connect((host.as_str(), *port)).await?, options)
+            }
+            Address::Unix(path) => Self::unix(tokio::net::UnixStream::connect(path).await?),
+        }
+    }
+
+    #[expect(deprecated, reason = "its replacement is an unsafe fn; an owned socket needs no such promise")]
+    fn register(socket: Socket) -> io::Result<Self> {
+        Ok(Self { socket: AsyncFd::with_interest(socket, Interest::READABLE)?, writable: None })
+    }
+
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self.socket.get_ref() {
+            Socket::Tcp(stream) => stream.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket.get_ref(), Socket::Unix(_))
+    }
+
+    /// Reads once. A short read clears the readiness, so that the next call waits instead of asking the kernel in vain.
+    #[inline]
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.get_ref().read(buffer) {
+                Ok(count) => {
+                    if count > 0 && count < buffer.len() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Ready when the other end is gone. Bytes that wait to be read don't make it ready, and are left there.
+    #[inline]
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(guard) = self.socket.poll_read_ready(cx) else { return Poll::Pending };
+        match guard {
+            // Half-closed with unread bytes: the other end still waits for answers.
+            Ok(guard) if guard.ready().is_read_closed() => match self.socket.get_ref().peek() {
+                Ok(0) | Err(_) => Poll::Ready(()),
+                Ok(_) => Poll::Pending,
+            },
+            Ok(_) => Poll::Pending,
+            Err(_) => Poll::Ready(()),
+        }
+    }
+
+    /// Something waits to be read, or the other end is gone. Costs no system call.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.socket.poll_read_ready(&mut cx).is_ready()
+    }
+
+    /// Writes what the kernel takes now.
+    #[inline]
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.get_ref().write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Writes `pending` as far as possible; ready when all is written.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>, pending: &mut Vec<u8>) -> Poll<io::Result<()>> {
+        while !pending.is_empty() {
+            let written = self.try_write(pending)?;
+            pending.drain(..written);
+            if !pending.is_empty() && written == 0 {
+                ready!(self.poll_writable(cx))?;
+            }
+        }
+        self.writable = None;
+        Poll::Ready(Ok(()))
+    }
+
+    #[expect(deprecated, reason = "see register")]
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let writable = match &mut self.writable {
+            Some(writable) => writable,
+            None => {
+                let duplicate = self.socket.get_ref().duplicate()?;
+                self.writable.insert(Box::new(AsyncFd::with_interest(duplicate, Interest::WRITABLE)?))
+            }
+        };
+        // Cleared before the write is tried again: a new edge arrives if that is short too.
+        ready!(writable.poll_write_ready(cx))?.clear_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.try_write(bytes)?;
+        if written == bytes.len() {
+            return Ok(());
+        }
+        let mut rest = bytes[written..].to_vec();
+        poll_fn(|cx| self.poll_flush(cx, &mut rest)).await
+    }
+
+    /// Appends at least one byte to `buffer`, or returns 0 at the end of the stream.
+    pub async fn read_some(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        poll_fn(|cx| {
+            super::with_scratch(|scratch| {
+                let count = ready!(self.poll_read(cx, scratch))?;
+                buffer.extend_from_slice(&scratch[..count]);
+                Poll::Ready(Ok(count))
+            })
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::UnixStream;
+
+    fn pair() -> (Io, Io) {
+        let (left, right) = UnixStream::pair().expect("a pair of sockets");
+        (Io::unix(left).expect("registered").0, Io::unix(right).expect("registered").0)
+    }
+
+    #[tokio::test]
+    async fn a_short_write_is_finished_when_the_peer_reads() {
+        let (mut left, right) = pair();
+        let sent: Vec<u8> = (0..4_000_000_u32).map(|i| i as u8).collect();
+        let expected = sent.clone();
+        let reader = tokio::spawn(async move {
+            let mut received = Vec::new();
+            while received.len() < expected.len() {
+                assert!(right.read_some(&mut received).await.expect("read") > 0);
+            }
+            assert!(received == expected);
+        });
+        left.write_all(&sent).await.expect("written");
+        assert!(left.writable.is_none());
+        reader.await.expect("all received");
+    }
+
+    #[tokio::test]
+    async fn gone_is_seen_only_after_what_was_sent_is_read() {
+        let (left, right) = pair();
+        left.try_write(b"x").expect("written");
+        drop(left);
+        tokio::task::yield_now().await;
+        let mut buffer = Vec::new();
+        assert_eq!(right.read_some(&mut buffer).await.expect("read"), 1);
+        poll_fn(|cx| right.poll_gone(cx)).await;
+        assert_eq!(right.read_some(&mut buffer).await.expect("end"), 0);
+    }
+
+    #[test]
+    fn a_host_with_a_slash_is_a_socket_directory() {
+        assert_eq!(Address::new("/tmp", 5432).to_string(), "unix:/tmp/.s.PGSQL.5432");
+        assert_eq!(Address::new("::1", 5432).to_string(), "[::1]:5432");
+        assert_eq!(Address::new("db", 5432).to_string(), "db:5432");
+    }
+}

@@ -1,0 +1,360 @@
+//! One pool: the servers of one entry, user and shard.
+//!
+//! Hot path: [`Pool::try_checkout`] and [`Lease::checkin`] run once per transaction; each takes the pool's lock once, for
+//! a few instructions.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sluice_wire::message::TERMINATE;
+use tokio::sync::oneshot;
+
+use super::pools::Pools;
+use super::server::{ConnectError, Server, ServerTarget, Welcome};
+use super::slots::{Sizes, Slots, Waiter};
+use crate::config::PoolMode;
+use crate::stats::Counters;
+
+/// What makes a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    /// The entry's name in `[databases]`.
+    pub database: Arc<str>,
+    /// The server-side user.
+    pub user: Arc<str>,
+    /// The shard's number; `None` for an unsharded database.
+    pub shard: Option<u16>,
+}
+
+/// Settings in force for a pool; replaced by RELOAD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolParams {
+    pub mode: PoolMode,
+    pub sizes: Sizes,
+    /// 0 = no limit.
+    pub max_db_connections: u32,
+    pub max_user_connections: u32,
+    /// Zero = never.
+    pub idle_timeout: Duration,
+    /// Zero = a server is used once.
+    pub lifetime: Duration,
+    pub login_retry: Duration,
+    pub check_delay: Duration,
+    /// `None` = no check; empty = an empty query.
+    pub check_query: Option<String>,
+    /// What makes a server clean for the next client in session mode (or always); empty = nothing.
+    pub reset_query: String,
+    pub max_prepared_statements: u32,
+}
+
+/// Why there is no server for a client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckoutError {
+    /// PostgreSQL refused the login just now.
+    #[error("{0}")]
+    Refused(ConnectError),
+    /// The last attempt failed, and there is no server to wait for.
+    #[error("server login has been failing, cached error: {0} (server_login_retry)")]
+    Failing(ConnectError),
+    /// The pool was removed.
+    #[error("database removed")]
+    Removed,
+}
+
+type Grant = Result<Lease, CheckoutError>;
+
+pub(super) struct State {
+    pub slots: Slots<Box<Server>, Grant>,
+    pub params: Arc<PoolParams>,
+    pub target: Arc<ServerTarget>,
+    pub generation: u32,
+    /// The last attempt to open a server failed, and when.
+    pub failure: Option<(Instant, ConnectError)>,
+    pub welcome: Option<Arc<Welcome>>,
+    pub counters: Counters,
+    pub removed: bool,
+}
+
+pub struct Pool {
+    pub key: PoolKey,
+    pub(super) state: Mutex<State>,
+    pub(super) pools: Weak<Pools>,
+    /// Clients whose sessions use this pool.
+    pub clients: AtomicUsize,
+}
+
+/// A place in the queue.
+pub type Ticket = oneshot::Receiver<Grant>;
+
+impl Pool {
+    pub(super) fn new(key: PoolKey, params: Arc<PoolParams>, target: Arc<ServerTarget>, paused: bool, pools: Weak<Pools>) -> Self {
+        let state = State {
+            slots: Slots { paused, ..Slots::default() },
+            params,
+            target,
+            generation: 0,
+            failure: None,
+            welcome: None,
+            counters: Counters::default(),
+            removed: false,
+        };
+        Self { key, state: Mutex::new(state), pools, clients: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn params(&self) -> Arc<PoolParams> {
+        self.lock().params.clone()
+    }
+
+    pub fn target(&self) -> Arc<ServerTarget> {
+        self.lock().target.clone()
+    }
+
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.lock().welcome.clone()
+    }
+
+    /// A free server, if one is there and nobody waits for it.
+    #[inline]
+    pub fn try_checkout(self: &Arc<Self>) -> Option<Lease> {
+        loop {
+            let server = {
+                let mut state = self.lock();
+                let round_robin = state.params.sizes.round_robin;
+                state.slots.take(round_robin)?
+            };
+            if self.is_usable(&server) {
+                return Some(Lease::new(server, self.clone()));
+            }
+            self.close(server, "idle server got dirty");
+        }
+    }
+
+    /// PostgreSQL says nothing to an idle connection but that it ends: readable means unusable. No system call.
+    #[inline]
+    fn is_usable(&self, server: &Server) -> bool {
+        !server.io.is_readable() && !server.entry.close_needed.load(Ordering::Relaxed) && !server.entry.used.load(Ordering::Relaxed)
+    }
+
+    /// A free server now, or a place in the queue.
+    pub fn checkout(self: &Arc<Self>) -> Result<Result<Lease, Ticket>, CheckoutError> {
+        if let Some(lease) = self.try_checkout() {
+            return Ok(Ok(lease));
+        }
+        let ticket = {
+            let mut state = self.lock();
+            if state.removed {
+                return Err(CheckoutError::Removed);
+            }
+            let has_servers = state.slots.total() > state.slots.connecting;
+            if let (Some((_, error)), false, false) = (&state.failure, has_servers, state.slots.paused) {
+                let error = CheckoutError::Failing(error.clone());
+                drop(state);
+                self.open_if_due(true);
+                return Err(error);
+            }
+            let (grant, ticket) = oneshot::channel();
+            state.slots.push_waiter(Waiter { since: Instant::now(), grant });
+            ticket
+        };
+        self.open_if_due(false);
+        Ok(Err(ticket))
+    }
+
+    /// Waits for a server although the last attempt failed: for the first welcome of a pool, and for the control plane.
+    pub fn wait(self: &Arc<Self>) -> Result<Lease, Ticket> {
+        if let Some(lease) = self.try_checkout() {
+            return Ok(lease);
+        }
+        let (grant, ticket) = oneshot::channel();
+        self.lock().slots.push_waiter(Waiter { since: Instant::now(), grant });
+        self.open_if_due(false);
+        Err(ticket)
+    }
+
+    pub(super) fn open_if_due(self: &Arc<Self>, probe: bool) {
+        if let Some(pools) = self.pools.upgrade() {
+            pools.open_if_due(self, probe);
+        }
+    }
+
+    /// Gives a clean server to the waiter whose turn it is, or puts it into the idle list.
+    pub(super) fn give(self: &Arc<Self>, mut server: Box<Server>) {
+        loop {
+            let waiter = {
+                let mut state = self.lock();
+                state.counters += std::mem::take(&mut server.counters);
+                if let Some(reason) = self.worn_out(&server, &state) {
+                    drop(state);
+                    return self.close(server, reason);
+                }
+                match state.slots.next_waiter() {
+                    Some(waiter) => waiter,
+                    None => {
+                        server.idle_since = self.now();
+                        state.slots.leased -= 1;
+                        state.slots.put_idle(server);
+                        return;
+                    }
+                }
+            };
+            match waiter.grant.send(Ok(Lease::new(server, self.clone()))) {
+                Ok(()) => return,
+                // That client went away in between: the next one, then.
+                Err(Ok(lease)) => server = lease.into_server(),
+                Err(Err(_)) => return,
+            }
+        }
+    }
+
+    fn worn_out(&self, server: &Server, state: &State) -> Option<&'static str> {
+        let pools = self.pools.upgrade()?;
+        if state.removed {
+            return Some("database removed");
+        }
+        if server.generation != state.generation || server.entry.close_needed.load(Ordering::Relaxed) {
+            return Some("database configuration changed");
+        }
+        if pools.registry.clock.since(server.opened_at) >= state.params.lifetime {
+            return Some("server lifetime over");
+        }
+        if state.slots.paused {
+            return Some("pause mode");
+        }
+        let size = state.params.sizes.size.saturating_add(state.params.sizes.reserve);
+        (state.params.sizes.size > 0 && state.slots.total() > size as usize).then_some("too many servers in the pool")
+    }
+
+    fn now(&self) -> u64 {
+        self.pools.upgrade().map_or(0, |pools| pools.registry.clock.millis())
+    }
+
+    /// Closes a leased server.
+    pub(super) fn close(self: &Arc<Self>, mut server: Box<Server>, reason: &str) {
+        {
+            let mut state = self.lock();
+            state.counters += std::mem::take(&mut server.counters);
+            state.slots.leased -= 1;
+        }
+        self.dispose(server, reason);
+        self.open_if_due(false);
+    }
+
+    /// Ends a connection that no count includes any more.
+    pub(super) fn dispose(&self, server: Box<Server>, reason: &str) {
+        if let Some(pools) = self.pools.upgrade() {
+            pools.registry.remove_server(server.entry.id);
+            if pools.log_disconnections() {
+                tracing::info!("{} closing because: {reason} (age={}s)", server.log_prefix(), pools.registry.clock.since(server.opened_at).as_secs());
+            }
+        }
+        if server.pending == 0 && server.unsent.is_empty() {
+            // Best effort: the connection ends either way.
+            let _ = server.io.try_write(&TERMINATE);
+        }
+    }
+}
+
+impl Server {
+    /// `S-0x…: DB/USER@ADDRESS`, as log lines about a server begin.
+    pub fn log_prefix(&self) -> String {
+        format!("S-{:#x}: {}/{}@{}", self.entry.id, self.entry.database, self.entry.user, self.entry.address)
+    }
+}
+
+/// A checked-out server. Goes back by [`Lease::checkin`]; dropped otherwise, its connection is closed.
+pub struct Lease {
+    server: Option<Box<Server>>,
+    pool: Arc<Pool>,
+    touched: bool,
+}
+
+impl Lease {
+    #[inline]
+    fn new(server: Box<Server>, pool: Arc<Pool>) -> Self {
+        Self { server: Some(server), pool, touched: false }
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    fn into_server(mut self) -> Box<Server> {
+        self.server.take().expect("a lease holds its server until it is given back")
+    }
+
+    /// Returns a server on which nothing is under way; any other is closed.
+    #[inline]
+    pub fn checkin(mut self) {
+        let Some(server) = self.server.take() else { return };
+        server.entry.client.store(0, Ordering::Relaxed);
+        if !server.is_settled() {
+            return self.pool.close(server, "client disconnect while server was not ready");
+        }
+        // Pairs with the canceller, which counts itself in before it looks whether the client still has this server.
+        if server.entry.cancels.load(Ordering::SeqCst) > 0 {
+            return give_after_cancels(server, self.pool.clone());
+        }
+        self.pool.give(server);
+    }
+
+    /// Closes the connection and says why.
+    pub fn close(mut self, reason: &str) {
+        if let Some(server) = self.server.take() {
+            self.pool.close(server, reason);
+        }
+    }
+}
+
+/// A server with cancel requests under way belongs to nobody until they are through.
+fn give_after_cancels(server: Box<Server>, pool: Arc<Pool>) {
+    tokio::spawn(async move {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while server.entry.cancels.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if server.entry.cancels.load(Ordering::SeqCst) == 0 {
+            pool.give(server);
+        } else {
+            pool.close(server, "cancel_wait_timeout");
+        }
+    });
+}
+
+impl Deref for Lease {
+    type Target = Server;
+
+    #[inline]
+    fn deref(&self) -> &Server {
+        self.server.as_ref().expect("a lease holds its server until it is given back")
+    }
+}
+
+impl DerefMut for Lease {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Server {
+        self.touched = true;
+        self.server.as_mut().expect("a lease holds its server until it is given back")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        if !self.touched {
+            // Granted to a client that had gone: nobody used it.
+            return self.pool.give(server);
+        }
+        server.entry.client.store(0, Ordering::Relaxed);
+        if server.pending > 0 {
+            self.pool.cancel_and_close(server, "client disconnected with query in progress");
+        } else {
+            self.pool.close(server, "client disconnect while server was not ready");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! All pools: finding them, limits across them, opening of servers, PAUSE, and upkeep.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sluice_wire::startup::cancel_request;
+
+use super::pool::{CheckoutError, Pool, PoolKey, PoolParams};
+use super::server::{ConnectError, Server, ServerTarget};
+use crate::net::Io;
+use crate::registry::{Registry, ServerEntry};
+use crate::stats::Counters;
+use crate::vars::VarsTable;
+
+/// A cancel request that isn't through by then is given up.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(10);
+
+pub struct Pools {
+    pools: Mutex<BTreeMap<PoolKey, Arc<Pool>>>,
+    /// Held while limits across pools are compared with their counts.
+    opening: Mutex<()>,
+    pub registry: Arc<Registry>,
+    pub vars: Arc<VarsTable>,
+    paused: AtomicBool,
+    log_connections: AtomicBool,
+    log_disconnections: AtomicBool,
+}
+
+/// What SHOW POOLS tells of one pool.
+#[derive(Debug, Clone)]
+pub struct PoolView {
+    pub key: PoolKey,
+    pub params: Arc<PoolParams>,
+    pub clients: usize,
+    pub waiting: usize,
+    pub leased: usize,
+    pub idle: usize,
+    pub used: usize,
+    pub connecting: usize,
+    pub maxwait: Duration,
+    pub counters: Counters,
+    pub paused: bool,
+}
+
+impl Pools {
+    pub fn new(registry: Arc<Registry>, vars: Arc<VarsTable>) -> Arc<Self> {
+        Arc::new(Self {
+            pools: Mutex::default(),
+            opening: Mutex::default(),
+            registry,
+            vars,
+            paused: AtomicBool::new(false),
+            log_connections: AtomicBool::new(true),
+            log_disconnections: AtomicBool::new(true),
+        })
+    }
+
+    pub fn set_logging(&self, connections: bool, disconnections: bool) {
+        self.log_connections.store(connections, Ordering::Relaxed);
+        self.log_disconnections.store(disconnections, Ordering::Relaxed);
+    }
+
+    pub(super) fn log_disconnections(&self) -> bool {
+        self.log_disconnections.load(Ordering::Relaxed)
+    }
+
+    /// The pool of `key`, made on first use. An existing one takes over changed settings; where its target has changed, its
+    /// servers are closed when they are next free.
+    pub fn pool(self: &Arc<Self>, key: &PoolKey, params: impl FnOnce() -> (Arc<PoolParams>, Arc<ServerTarget>)) -> Arc<Pool> {
+        let mut pools = lock(&self.pools);
+        if let Some(pool) = pools.get(key) {
+            return pool.clone();
+        }
+        let (params, target) = params();
+        let paused = self.paused.load(Ordering::Relaxed);
+        let pool = Arc::new(Pool::new(key.clone(), params, target, paused, Arc::downgrade(self)));
+        pools.insert(key.clone(), pool.clone());
+        pool
+    }
+
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        lock(&self.pools).values().cloned().collect()
+    }
+
+    fn of_database(&self, database: Option<&str>) -> Vec<Arc<Pool>> {
+        let mut pools = self.all();
+        pools.retain(|pool| database.is_none_or(|name| &*pool.key.database == name));
+        pools
+    }
+
+    /// RELOAD for one pool.
+    pub fn update(pool: &Arc<Pool>, params: Arc<PoolParams>, target: Arc<ServerTarget>) {
+        let mut state = pool.lock();
+        state.params = params;
+        let moved = state.target.address != target.address
+            || state.target.dbname != target.dbname
+            || state.target.connect_query != target.connect_query;
+        state.target = target;
+        if moved {
+            state.generation += 1;
+            state.welcome = None;
+            let stale = state.slots.take_idle_where(|_| true);
+            drop(state);
+            for server in stale {
+                pool.dispose(server, "database configuration changed");
+            }
+            pool.open_if_due(false);
+        }
+    }
+
+    /// Drops the pools of an entry that is no longer configured.
+    pub fn remove_database(&self, database: &str) {
+        for pool in self.of_database(Some(database)) {
+            lock(&self.pools).remove(&pool.key);
+            let (idle, waiters) = {
+                let mut state = pool.lock();
+                state.removed = true;
+                (state.slots.take_idle_where(|_| true), state.slots.drain_waiters())
+            };
+            for waiter in waiters {
+                let _ = waiter.grant.send(Err(CheckoutError::Removed));
+            }
+            for server in idle {
+                pool.dispose(server, "database removed");
+            }
+        }
+    }
+
+    /// PAUSE of all (`None`) or one database: idle servers are closed, nothing is handed out.
+    pub fn pause(&self, database: Option<&str>) {
+        if database.is_none() {
+            self.paused.store(true, Ordering::Relaxed);
+        }
+        for pool in self.of_database(database) {
+            let idle = {
+                let mut state = pool.lock();
+                state.slots.paused = true;
+                state.slots.take_idle_where(|_| true)
+            };
+            for server in idle {
+                pool.dispose(server, "pause mode");
+            }
+        }
+    }
+
+    pub fn resume(&self, database: Option<&str>) {
+        if database.is_none() {
+            self.paused.store(false, Ordering::Relaxed);
+        }
+        for pool in self.of_database(database) {
+            pool.lock().slots.paused = false;
+            pool.open_if_due(false);
+        }
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Servers of all or one database, those being opened included.
+    pub fn server_count(&self, database: Option<&str>) -> usize {
+        self.of_database(database).iter().map(|pool| pool.lock().slots.total()).sum()
+    }
+
+    /// RECONNECT: each server is closed when it is next free.
+    pub fn reconnect(&self, database: Option<&str>) {
+        for pool in self.of_database(database) {
+            let idle = {
+                let mut state = pool.lock();
+                state.generation += 1;
+                state.welcome = None;
+                state.slots.take_idle_where(|_| true)
+            };
+            for server in idle {
+                pool.dispose(server, "database configuration changed");
+            }
+            pool.open_if_due(false);
+        }
+        for server in self.registry.servers() {
+            if database.is_none_or(|name| &*server.database == name) {
+                server.close_needed.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Leased servers that RECONNECT marked and that are not closed yet.
+    pub fn close_needed_count(&self, database: Option<&str>) -> usize {
+        let servers = self.registry.servers();
+        let of_database = servers.iter().filter(|server| database.is_none_or(|name| &*server.database == name));
+        of_database.filter(|server| server.close_needed.load(Ordering::Relaxed)).count()
+    }
+
+    pub fn views(&self) -> Vec<PoolView> {
+        let now = Instant::now();
+        self.all()
+            .iter()
+            .map(|pool| {
+                let state = pool.lock();
+                let used = state.slots.idle().filter(|server| server.entry.used.load(Ordering::Relaxed)).count();
+                PoolView {
+                    key: pool.key.clone(),
+                    params: state.params.clone(),
+                    clients: pool.clients.load(Ordering::Relaxed),
+                    waiting: state.slots.waiting(),
+                    leased: state.slots.leased,
+                    idle: state.slots.idle().len() - used,
+                    used,
+                    connecting: state.slots.connecting,
+                    maxwait: state.slots.oldest_wait(now).unwrap_or_default(),
+                    counters: state.counters,
+                    paused: state.slots.paused,
+                }
+            })
+            .collect()
+    }
+
+    /// Opens a server for `pool` if it wants one and all limits allow. `probe`: once, although nobody waits, to learn
+    /// whether PostgreSQL is back.
+    pub(super) fn open_if_due(self: &Arc<Self>, pool: &Arc<Pool>, probe: bool) {
+        let _opening = lock(&self.opening);
+        let (params, target, generation) = {
+            let state = pool.lock();
+            let now = Instant::now();
+            let resting = state.failure.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < state.params.login_retry);
+            let has_clients = pool.clients.load(Ordering::Relaxed) > 0;
+            let wants = state.slots.wants_connection(&state.params.sizes, has_clients, now)
+                || (probe && state.slots.total() == 0);
+            if state.removed || resting || !wants {
+                return;
+            }
+            (state.params.clone(), state.target.clone(), state.generation)
+        };
+        if !self.make_room(pool, &params) {
+            return;
+        }
+        pool.lock().slots.connecting += 1;
+        tokio::spawn(open(self.clone(), pool.clone(), target, generation));
+    }
+
+    /// Below `max_db_connections` and `max_user_connections`, if need be by closing the longest-idle server of another pool.
+    fn make_room(&self, pool: &Arc<Pool>, params: &PoolParams) -> bool {
+        let same_database = |other: &Pool| other.key.database == pool.key.database;
+        let same_user = |other: &Pool| other.key.user == pool.key.user;
+        self.below(params.max_db_connections, &same_database) && self.below(params.max_user_connections, &same_user)
+    }
+
+    fn below(&self, limit: u32, counts: &dyn Fn(&Pool) -> bool) -> bool {
+        if limit == 0 {
+            return true;
+        }
+        let mut pools = self.all();
+        pools.retain(|pool| counts(pool));
+        let total: usize = pools.iter().map(|pool| pool.lock().slots.total()).sum();
+        if total < limit as usize {
+            return true;
+        }
+        let idle_since = |pool: &Arc<Pool>| pool.lock().slots.idle().map(|server| server.idle_since).min();
+        let Some((since, pool)) = pools.iter().filter_map(|pool| Some((idle_since(pool)?, pool))).min_by_key(|(since, _)| *since)
+        else {
+            return false;
+        };
+        let mut one = true;
+        let evicted = pool.lock().slots.take_idle_where(|server| server.idle_since == since && std::mem::take(&mut one));
+        let found = !evicted.is_empty();
+        for server in evicted {
+            pool.dispose(server, "evicted");
+        }
+        found
+    }
+
+    /// Sends PostgreSQL the cancel request of `server`; returns when PostgreSQL has taken it.
+    pub async fn cancel(server: &ServerEntry) {
+        let send = async {
+            let (mut io, _) = Io::connect(&server.address, &Default::default()).await?;
+            io.write_all(&cancel_request(&server.key)).await?;
+            io.read_some(&mut Vec::new()).await
+        };
+        match tokio::time::timeout(CANCEL_DEADLINE, send).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!("cancel request to {} failed: {error}", server.address),
+            Err(_) => tracing::warn!("cancel request to {} timed out", server.address),
+        }
+    }
+
+    /// Upkeep, three times a second.
+    pub fn tend(self: &Arc<Self>) {
+        self.registry.clock.tick();
+        for pool in self.all() {
+            pool.tend(&self.registry);
+        }
+    }
+}
+
+/// Opens one server and hands it to the pool; its count has been reserved.
+async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, generation: u32) {
+    let no_vars = pools.vars.intern(Vec::new());
+    let result = Server::open(&target, no_vars, &pool.key.database, &pools.registry).await;
+    match result {
+        Ok((mut server, welcome)) => {
+            server.generation = generation;
+            pools.registry.add_server(server.entry.clone());
+            if pools.log_connections.load(Ordering::Relaxed) {
+                tracing::info!("{} new connection to server", server.log_prefix());
+            }
+            {
+                let mut state = pool.lock();
+                state.slots.connecting -= 1;
+                state.slots.leased += 1;
+                state.failure = None;
+                if state.generation == generation {
+                    state.welcome = Some(Arc::new(welcome));
+                }
+            }
+            pool.give(Box::new(server));
+            pool.open_if_due(false);
+        }
+        Err(error) => pool.opening_failed(error),
+    }
+}
+
+impl Pool {
+    fn opening_failed(self: &Arc<Self>, error: ConnectError) {
+        tracing::warn!("server login failed: {} ({}/{})", error, self.key.database, self.key.user);
+        let waiters = {
+            let mut state = self.lock();
+            state.slots.connecting -= 1;
+            state.failure = Some((Instant::now(), error.clone()));
+            let others = state.slots.total();
+            // A refusal won't pass by waiting; nor will a sharded database's clients wait for a shard that is down.
+            let hopeless = error.is_refusal() || self.key.shard.is_some();
+            if hopeless && others == 0 { state.slots.drain_waiters() } else { Vec::new() }
+        };
+        for waiter in waiters {
+            let _ = waiter.grant.send(Err(CheckoutError::Refused(error.clone())));
+        }
+    }
+
+    /// Closes a server whose statement nobody waits for any more, and tells PostgreSQL to stop it.
+    pub(super) fn cancel_and_close(self: &Arc<Self>, server: Box<Server>, reason: &'static str) {
+        let pool = self.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.close(server, reason) };
+        runtime.spawn(async move {
+            Pools::cancel(&server.entry).await;
+            pool.close(server, reason);
+        });
+    }
+
+    /// Closes what is too old, too long idle or dead; opens what is missing.
+    fn tend(self: &Arc<Self>, registry: &Registry) {
+        let clock = &registry.clock;
+        let closed = {
+            let mut state = self.lock();
+            state.slots.prune_waiters();
+            let params = state.params.clone();
+            let mut spare = state.slots.total().saturating_sub(params.sizes.min as usize);
+            state.slots.take_idle_where(|server| {
+                let dead = server.io.is_readable();
+                let old = !params.lifetime.is_zero() && clock.since(server.opened_at) >= params.lifetime;
+                let idle = !params.idle_timeout.is_zero() && clock.since(server.idle_since) >= params.idle_timeout && spare > 0;
+                if idle {
+                    spare -= 1;
+                }
+                if params.check_query.is_some() && clock.since(server.idle_since) >= params.check_delay {
+                    server.entry.used.store(true, Ordering::Relaxed);
+                }
+                dead || old || idle
+            })
+        };
+        for server in closed {
+            let reason = if server.io.is_readable() { "server conn crashed?" } else { "server idle timeout or lifetime over" };
+            self.dispose(server, reason);
+        }
+        self.open_if_due(false);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,368 @@
+//! Who is connected: what the console shows of clients and servers, how a client is told to go, and how a cancel request
+//! finds its server.
+//!
+//! A client's task owns its session; others see only the atomics here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use atomic_waker::AtomicWaker;
+use sluice_wire::startup::CancelKey;
+
+use crate::net::{Address, Peer};
+
+/// The states of SHOW CLIENTS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ClientState {
+    Login,
+    Idle,
+    Active,
+    Waiting,
+}
+
+/// Why somebody else ends a client's session; checked by the session whenever it is woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Eviction {
+    None,
+    /// KILL_CLIENT.
+    Killed,
+    /// KILL, or the entry is no longer configured.
+    DatabaseRemoved,
+    /// SHUTDOWN WAIT_FOR_SERVERS.
+    ShuttingDown,
+    ClientIdleTimeout,
+    QueryTimeout,
+    IdleTransactionTimeout,
+    TransactionTimeout,
+}
+
+impl Eviction {
+    const ALL: [Self; 8] = [
+        Self::None,
+        Self::Killed,
+        Self::DatabaseRemoved,
+        Self::ShuttingDown,
+        Self::ClientIdleTimeout,
+        Self::QueryTimeout,
+        Self::IdleTransactionTimeout,
+        Self::TransactionTimeout,
+    ];
+
+    /// The text that the client gets, and its SQLSTATE.
+    pub fn report(self) -> (&'static str, &'static str) {
+        match self {
+            Self::None => ("", "00000"),
+            Self::Killed => ("admin forced disconnect", "57P01"),
+            Self::DatabaseRemoved => ("database removed", "57P01"),
+            Self::ShuttingDown => ("server shutting down", "57P01"),
+            Self::ClientIdleTimeout => ("client_idle_timeout", "57P05"),
+            Self::QueryTimeout => ("query timeout", "57014"),
+            Self::IdleTransactionTimeout => ("idle transaction timeout", "25P03"),
+            Self::TransactionTimeout => ("transaction timeout", "57014"),
+        }
+    }
+}
+
+/// What everybody may know of a client.
+#[derive(Debug)]
+pub struct ClientEntry {
+    pub id: u64,
+    pub user: Box<str>,
+    pub database: Box<str>,
+    pub application_name: Mutex<Box<str>>,
+    pub peer: Peer,
+    pub local: Option<std::net::SocketAddr>,
+    pub connected_at: SystemTime,
+    pub key: CancelKey,
+    state: AtomicU8,
+    eviction: AtomicU8,
+    waker: AtomicWaker,
+    /// The server that runs this client's statement; 0 = none.
+    server: AtomicU64,
+    /// Milliseconds of the process's clock; 0 = never.
+    request_started: AtomicU64,
+    transaction_started: AtomicU64,
+    last_message: AtomicU64,
+    in_transaction: AtomicBool,
+    pub prepared: AtomicU32,
+    /// Pinned servers are shown: 1 while this session can't share its server.
+    pub pinned: AtomicBool,
+}
+
+impl ClientEntry {
+    pub fn set_state(&self, state: ClientState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    pub fn state(&self) -> ClientState {
+        match self.state.load(Ordering::Relaxed) {
+            0 => ClientState::Login,
+            1 => ClientState::Idle,
+            2 => ClientState::Active,
+            _ => ClientState::Waiting,
+        }
+    }
+
+    /// Tells the session to end.
+    pub fn evict(&self, why: Eviction) {
+        self.eviction.store(why as u8, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Called by the session's task at each poll: remembers whom to wake, and returns why to go, if at all.
+    #[inline]
+    pub fn poll_eviction(&self, waker: &std::task::Waker) -> Option<Eviction> {
+        self.waker.register(waker);
+        self.eviction()
+    }
+
+    #[inline]
+    pub fn eviction(&self) -> Option<Eviction> {
+        match self.eviction.load(Ordering::Acquire) {
+            0 => None,
+            code => Some(Eviction::ALL[usize::from(code)]),
+        }
+    }
+
+    /// The server now runs this client's statement, or (0) none does.
+    #[inline]
+    pub fn link(&self, server: u64) {
+        self.server.store(server, Ordering::SeqCst);
+    }
+
+    pub fn linked_server(&self) -> u64 {
+        self.server.load(Ordering::SeqCst)
+    }
+
+    #[inline]
+    pub fn request_began(&self, clock: &Clock) {
+        let now = clock.millis();
+        self.request_started.store(now, Ordering::Relaxed);
+        self.last_message.store(now, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn request_ended(&self, clock: &Clock, in_transaction: bool) {
+        self.request_started.store(0, Ordering::Relaxed);
+        let now = clock.millis();
+        self.last_message.store(now, Ordering::Relaxed);
+        if in_transaction != self.in_transaction.load(Ordering::Relaxed) {
+            self.in_transaction.store(in_transaction, Ordering::Relaxed);
+            self.transaction_started.store(if in_transaction { now } else { 0 }, Ordering::Relaxed);
+        }
+    }
+
+    pub fn request_age(&self, clock: &Clock) -> Option<Duration> {
+        clock.age(self.request_started.load(Ordering::Relaxed))
+    }
+
+    pub fn transaction_age(&self, clock: &Clock) -> Option<Duration> {
+        clock.age(self.transaction_started.load(Ordering::Relaxed))
+    }
+
+    pub fn quiet_for(&self, clock: &Clock) -> Option<Duration> {
+        clock.age(self.last_message.load(Ordering::Relaxed))
+    }
+
+    pub fn is_in_transaction(&self) -> bool {
+        self.in_transaction.load(Ordering::Relaxed)
+    }
+}
+
+/// What everybody may know of a server connection.
+#[derive(Debug)]
+pub struct ServerEntry {
+    pub id: u64,
+    pub database: Box<str>,
+    pub user: Box<str>,
+    pub address: Address,
+    pub local: Option<std::net::SocketAddr>,
+    pub key: CancelKey,
+    pub connected_at: SystemTime,
+    /// The client that has it; 0 = idle.
+    pub client: AtomicU64,
+    /// Cancel requests on their way to it: it isn't handed on while there are any.
+    pub cancels: AtomicU32,
+    pub close_needed: AtomicBool,
+    pub prepared: AtomicU32,
+    pub used: AtomicBool,
+}
+
+/// A coarse clock, moved on by the janitor: a time stamp costs one load. Good for timeouts, which are checked three times a
+/// second, and for nothing finer.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { start: Instant::now(), millis: AtomicU64::new(1) }
+    }
+
+    /// Moves it on.
+    pub fn tick(&self) {
+        self.millis.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn millis(&self) -> u64 {
+        self.millis.load(Ordering::Relaxed)
+    }
+
+    /// How long ago `since` was.
+    pub fn since(&self, since: u64) -> Duration {
+        Duration::from_millis(self.millis().saturating_sub(since))
+    }
+
+    fn age(&self, since: u64) -> Option<Duration> {
+        (since != 0).then(|| Duration::from_millis(self.millis().saturating_sub(since)))
+    }
+}
+
+/// All clients and servers of this process.
+#[derive(Debug)]
+pub struct Registry {
+    next_id: AtomicU64,
+    clients: Mutex<HashMap<u64, Arc<ClientEntry>>>,
+    servers: Mutex<HashMap<u64, Arc<ServerEntry>>>,
+    pub clock: Clock,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            next_id: AtomicU64::new(1),
+            clients: Mutex::default(),
+            servers: Mutex::default(),
+            clock: Clock::new(),
+        }
+    }
+}
+
+/// What a new client is known by.
+pub struct NewClient {
+    pub user: String,
+    pub database: String,
+    pub application_name: String,
+    pub peer: Peer,
+    pub local: Option<std::net::SocketAddr>,
+    /// The client speaks protocol 3.2: its cancel key may be long.
+    pub long_key: bool,
+}
+
+impl Registry {
+    /// One counter for clients and servers, never reused.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn add_client(self: &Arc<Self>, id: u64, client: NewClient) -> ClientHandle {
+        let key = CancelKey {
+            pid: rand::random::<i32>() & i32::MAX,
+            secret: if client.long_key { rand::random::<[u8; 32]>().to_vec() } else { rand::random::<[u8; 4]>().to_vec() },
+        };
+        let entry = Arc::new(ClientEntry {
+            id,
+            user: client.user.into(),
+            database: client.database.into(),
+            application_name: Mutex::new(client.application_name.into()),
+            peer: client.peer,
+            local: client.local,
+            connected_at: SystemTime::now(),
+            key,
+            state: AtomicU8::new(ClientState::Login as u8),
+            eviction: AtomicU8::new(Eviction::None as u8),
+            waker: AtomicWaker::new(),
+            server: AtomicU64::new(0),
+            request_started: AtomicU64::new(0),
+            transaction_started: AtomicU64::new(0),
+            last_message: AtomicU64::new(self.clock.millis()),
+            in_transaction: AtomicBool::new(false),
+            prepared: AtomicU32::new(0),
+            pinned: AtomicBool::new(false),
+        });
+        lock(&self.clients).insert(id, entry.clone());
+        ClientHandle { entry, registry: self.clone() }
+    }
+
+    pub fn clients(&self) -> Vec<Arc<ClientEntry>> {
+        let mut clients: Vec<_> = lock(&self.clients).values().cloned().collect();
+        clients.sort_by_key(|client| client.id);
+        clients
+    }
+
+    pub fn client(&self, id: u64) -> Option<Arc<ClientEntry>> {
+        lock(&self.clients).get(&id).cloned()
+    }
+
+    pub fn client_count(&self) -> usize {
+        lock(&self.clients).len()
+    }
+
+    /// The client that a cancel request means. All of the key is compared, in constant time.
+    pub fn client_by_key(&self, key: &CancelKey) -> Option<Arc<ClientEntry>> {
+        lock(&self.clients)
+            .values()
+            .find(|client| client.key.pid == key.pid && same_secret(&client.key.secret, &key.secret))
+            .cloned()
+    }
+
+    pub fn add_server(&self, server: Arc<ServerEntry>) {
+        lock(&self.servers).insert(server.id, server);
+    }
+
+    pub fn remove_server(&self, id: u64) {
+        lock(&self.servers).remove(&id);
+    }
+
+    pub fn server(&self, id: u64) -> Option<Arc<ServerEntry>> {
+        lock(&self.servers).get(&id).cloned()
+    }
+
+    pub fn servers(&self) -> Vec<Arc<ServerEntry>> {
+        let mut servers: Vec<_> = lock(&self.servers).values().cloned().collect();
+        servers.sort_by_key(|server| server.id);
+        servers
+    }
+}
+
+fn same_secret(left: &[u8], right: &[u8]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A registered client; leaves the registry when dropped.
+#[derive(Debug)]
+pub struct ClientHandle {
+    entry: Arc<ClientEntry>,
+    registry: Arc<Registry>,
+}
+
+impl ClientHandle {
+    pub fn clock(&self) -> &Clock {
+        &self.registry.clock
+    }
+}
+
+impl std::ops::Deref for ClientHandle {
+    type Target = Arc<ClientEntry>;
+
+    fn deref(&self) -> &Arc<ClientEntry> {
+        &self.entry
+    }
+}
+
+impl Drop for ClientHandle {
+    fn drop(&mut self) {
+        lock(&self.registry.clients).remove(&self.entry.id);
+    }
+}

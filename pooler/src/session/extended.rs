@@ -1,0 +1,217 @@
+//! Prepared statements on their way to a server: names translated, a Parse put in where the server lacks the statement,
+//! left out where it has it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sluice_wire::frame::{Bind, Frames, Named, Parse};
+use sluice_wire::message;
+use sluice_wire::replies::{Replies, Reply};
+
+use super::prepared::{ClientStatements, Prepared, StatementTable};
+use super::{Link, Session};
+use crate::net::with_output;
+use crate::pool::{Lease, statement_name};
+
+impl Session {
+    /// Sends a batch that names prepared statements.
+    pub(super) fn send_edited(&mut self, batch: &[u8], syncs: u32) -> io::Result<()> {
+        let client = self.client.id;
+        let limit = self.limits.max_prepared_statements;
+        let statements = self.statements.get_or_insert_default();
+        let replies = self.flow.replies.get_or_insert_default();
+        let lease = match &mut self.link {
+            Link::One(lease) => lease,
+            Link::Transaction(transaction) => match transaction.participants.get_mut(transaction.active) {
+                Some(participant) => &mut participant.lease,
+                None => return Ok(()),
+            },
+            Link::None => return Ok(()),
+        };
+        let result = with_output(|out| {
+            let mut edit = Edit { out, replies, statements, lease, table: &self.shared.statements, client, limit };
+            for frame in Frames::new(batch).map_while(Result::ok) {
+                edit.message(frame);
+            }
+            edit.lease.pending += syncs;
+            let Edit { out, lease, .. } = edit;
+            lease.send(out)
+        });
+        self.client.prepared.store(statements.named.len() as u32, Ordering::Relaxed);
+        // Everything was left out: its answers are due at once.
+        let mut due = Vec::new();
+        replies.make_due(&mut due);
+        if !due.is_empty() {
+            crate::executor::relay::send(&self.io, &mut self.flow, &due)?;
+        }
+        result
+    }
+
+    /// Remembers an unnamed Parse that was sent as it is: it may be bound later, on another server.
+    pub(super) fn remember_unnamed(&mut self, batch: &[u8]) {
+        let client = self.client.id;
+        let parses = Frames::new(batch).map_while(Result::ok).filter(|frame| frame.tag == b'P');
+        let Some(parse) = parses.filter_map(|frame| Parse::read(frame.body)).filter(|parse| parse.name.is_empty()).last()
+        else {
+            return;
+        };
+        self.statements.get_or_insert_default().set_unnamed(parse.tail);
+        if let Some(server) = self.server_mut() {
+            server.unnamed_of = client;
+        }
+    }
+
+    /// The edited stream is answered: what the server lacks after an error is forgotten.
+    pub(super) fn end_edits(&mut self) {
+        let Some(mut replies) = self.flow.replies.take() else { return };
+        let (lost, kept) = (std::mem::take(&mut replies.lost), std::mem::take(&mut replies.kept));
+        let limit = self.limits.max_prepared_statements;
+        let Some(server) = self.server_mut() else { return };
+        for statement in lost {
+            server.forget_statement(statement);
+        }
+        for statement in kept {
+            server.add_statement(statement, limit);
+        }
+    }
+}
+
+/// One batch being translated for one server.
+struct Edit<'a> {
+    out: &'a mut Vec<u8>,
+    replies: &'a mut Replies,
+    statements: &'a mut ClientStatements,
+    lease: &'a mut Lease,
+    table: &'a StatementTable,
+    client: u64,
+    limit: u32,
+}
+
+impl Edit<'_> {
+    fn message(&mut self, frame: sluice_wire::frame::Frame<'_>) {
+        match frame.tag {
+            b'P' => {
+                if let Some(parse) = Parse::read(frame.body) {
+                    self.parse(&parse, frame.raw);
+                }
+            }
+            b'B' => {
+                if let Some(bind) = Bind::read(frame.body) {
+                    self.bind(&bind, frame.raw);
+                }
+            }
+            b'D' => self.describe(frame),
+            b'C' => self.close(frame),
+            b'E' => self.pass(frame.raw, Reply::Execute),
+            b'S' => self.pass(frame.raw, Reply::Sync),
+            _ => self.out.extend_from_slice(frame.raw),
+        }
+    }
+
+    fn pass(&mut self, raw: &[u8], reply: Reply) {
+        self.out.extend_from_slice(raw);
+        self.replies.push(reply);
+    }
+
+    fn parse(&mut self, parse: &Parse<'_>, raw: &[u8]) {
+        if self.limit == 0 {
+            return self.pass(raw, Reply::Parse { statement: None });
+        }
+        self.lease.counters.client_parse_count += 1;
+        if parse.name.is_empty() {
+            self.statements.set_unnamed(parse.tail);
+            self.lease.unnamed_of = self.client;
+            return self.pass(raw, Reply::Parse { statement: None });
+        }
+        let prepared = self.table.intern(parse.tail);
+        self.statements.named.insert(parse.name.into(), prepared.clone());
+        if self.lease.has_statement(prepared.id) {
+            return self.replies.push(Reply::LocalParse);
+        }
+        self.prepare(&prepared);
+        self.replies.push(Reply::Parse { statement: Some(prepared.id) });
+    }
+
+    /// Sends the Parse of a statement under its own name, and a Close of what has to go for it.
+    fn prepare(&mut self, prepared: &Prepared) {
+        if let Some(evicted) = self.lease.add_statement(prepared.id, self.limit) {
+            message::close_statement(self.out, &statement_name(evicted));
+            self.replies.push(Reply::OurClose { statement: evicted });
+        }
+        message::parse(self.out, &statement_name(prepared.id), &prepared.tail);
+        self.lease.counters.server_parse_count += 1;
+    }
+
+    /// Makes sure that the server has a statement of the client's; its name there.
+    fn ensure(&mut self, name: &[u8]) -> Option<[u8; 15]> {
+        let prepared: Arc<Prepared> = self.statements.named.get(name)?.clone();
+        if !self.lease.has_statement(prepared.id) {
+            self.prepare(&prepared);
+            self.replies.push(Reply::OurParse { statement: Some(prepared.id) });
+        }
+        Some(statement_name(prepared.id))
+    }
+
+    /// The unnamed statement, should another client's (or none) be on this server.
+    fn ensure_unnamed(&mut self) {
+        if self.lease.unnamed_of == self.client {
+            return;
+        }
+        if let Some(tail) = &self.statements.unnamed {
+            message::parse(self.out, b"", tail);
+            self.replies.push(Reply::OurParse { statement: None });
+            self.lease.unnamed_of = self.client;
+        }
+    }
+
+    fn bind(&mut self, bind: &Bind<'_>, raw: &[u8]) {
+        if bind.statement.is_empty() {
+            self.ensure_unnamed();
+            return self.pass(raw, Reply::Bind);
+        }
+        if self.limit == 0 {
+            return self.pass(raw, Reply::Bind);
+        }
+        self.lease.counters.bind_count += 1;
+        match self.ensure(bind.statement) {
+            Some(name) => {
+                message::bind(self.out, bind.portal, &name, bind.tail);
+                self.replies.push(Reply::Bind);
+            }
+            None => self.pass(raw, Reply::Bind),
+        }
+    }
+
+    fn describe(&mut self, frame: sluice_wire::frame::Frame<'_>) {
+        match Named::read(frame.body) {
+            Some(Named::Statement(b"")) => {
+                self.ensure_unnamed();
+                self.pass(frame.raw, Reply::DescribeStatement);
+            }
+            Some(Named::Statement(name)) if self.limit > 0 => match self.ensure(name) {
+                Some(name) => {
+                    message::describe_statement(self.out, &name);
+                    self.replies.push(Reply::DescribeStatement);
+                }
+                None => self.pass(frame.raw, Reply::DescribeStatement),
+            },
+            Some(Named::Statement(_)) => self.pass(frame.raw, Reply::DescribeStatement),
+            _ => self.pass(frame.raw, Reply::DescribePortal),
+        }
+    }
+
+    fn close(&mut self, frame: sluice_wire::frame::Frame<'_>) {
+        match Named::read(frame.body) {
+            Some(Named::Statement(name)) if self.limit > 0 => {
+                if name.is_empty() {
+                    self.statements.unnamed = None;
+                } else {
+                    self.statements.named.remove(name);
+                }
+                self.replies.push(Reply::LocalClose);
+            }
+            _ => self.pass(frame.raw, Reply::Close),
+        }
+    }
+}

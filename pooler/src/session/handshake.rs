@@ -1,0 +1,431 @@
+//! From an accepted socket to a logged-in client: start-up packets, authentication, the welcome.
+//!
+//! Runs once per connection, in a future of its own that is gone when the session begins: nothing of it weighs on an idle
+//! client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, ScramKeys, Secret};
+use sluice_wire::frame::Frame;
+use sluice_wire::message::{self, Report};
+use sluice_wire::startup::{self, Startup, StartupMessage};
+
+use crate::app::App;
+use crate::config::{AuthType, Config, Database};
+use crate::net::{Io, Peer};
+use crate::pool::{CheckoutError, Welcome};
+use crate::registry::{ClientHandle, NewClient};
+use crate::session::Limits;
+use crate::session::run::Parts;
+use crate::upstream::Upstream;
+use crate::vars::{Var, set_statement};
+
+/// The console's database name; reserved.
+pub const CONSOLE: &str = "pgbouncer";
+
+/// What a connection turned out to be.
+pub enum Accepted {
+    Session(Box<Parts>),
+    Console { app: Arc<App>, io: Io, client: ClientHandle, admin: bool, input: Vec<u8> },
+    /// A cancel request, or a client that left: nothing more to do.
+    Done,
+}
+
+/// A connection that is logging in.
+struct Handshake {
+    app: Arc<App>,
+    config: Arc<Config>,
+    io: Io,
+    peer: Peer,
+    input: Vec<u8>,
+}
+
+/// Why a login ended. `None`: the client left without a word.
+type Refusal = Option<Report>;
+
+/// Takes a connection through its login, within `client_login_timeout`.
+pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
+    let config = app.config();
+    let timeout = match config.settings.client_login_timeout {
+        Duration::ZERO => Duration::from_secs(86_400),
+        timeout => timeout,
+    };
+    let mut handshake = Handshake { app, config, io, peer, input: Vec::new() };
+    let result = match tokio::time::timeout(timeout, handshake.run()).await {
+        Ok(result) => result,
+        Err(_) => Err(Some(Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"))),
+    };
+    match result {
+        Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
+        Ok(LoggedIn::Client(login)) => login.accept(handshake),
+        Err(Some(report)) => {
+            tracing::warn!("C: {} pooler error: {}", describe(handshake.peer), report.message);
+            let mut out = Vec::new();
+            report.encode(&mut out);
+            let _ = tokio::time::timeout(Duration::from_secs(1), handshake.io.write_all(&out)).await;
+            Accepted::Done
+        }
+    }
+}
+
+enum LoggedIn {
+    Cancelled,
+    Client(Box<Login>),
+}
+
+struct Login {
+    client: ClientHandle,
+    /// `None`: the console.
+    upstream: Option<Arc<Upstream>>,
+    limits: Limits,
+    vars: Vec<Var>,
+    admin: bool,
+}
+
+impl Login {
+    fn accept(self, handshake: Handshake) -> Accepted {
+        let Handshake { app, io, input, .. } = handshake;
+        let Some(upstream) = self.upstream else {
+            return Accepted::Console { app, io, client: self.client, admin: self.admin, input };
+        };
+        let vars = app.shared.vars.intern(self.vars);
+        let limits = Arc::new(self.limits);
+        let parts = Parts { io, client: self.client, upstream, shared: app.shared.clone(), limits, vars, input };
+        Accepted::Session(Box::new(parts))
+    }
+}
+
+impl Handshake {
+    async fn run(&mut self) -> Result<LoggedIn, Refusal> {
+        loop {
+            let packet = self.startup_packet().await?;
+            match startup::parse(&packet).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))? {
+                Startup::Ssl | Startup::Gss => {
+                    if !self.input.is_empty() {
+                        return Err(Some(Report::fatal("08P01", "received unencrypted data after SSL request")));
+                    }
+                    self.send(b"N").await?;
+                }
+                Startup::Cancel(key) => {
+                    self.app.cancel(&key).await;
+                    return Ok(LoggedIn::Cancelled);
+                }
+                Startup::Start(message) => return self.log_in(message).await.map(|login| LoggedIn::Client(Box::new(login))),
+            }
+        }
+    }
+
+    async fn startup_packet(&mut self) -> Result<Vec<u8>, Refusal> {
+        while self.input.len() < 4 {
+            self.read().await?;
+        }
+        let length = startup::packet_length([self.input[0], self.input[1], self.input[2], self.input[3]])
+            .map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
+        while self.input.len() < length {
+            self.read().await?;
+        }
+        Ok(self.input.drain(..length).collect())
+    }
+
+    async fn read(&mut self) -> Result<(), Refusal> {
+        match self.io.read_some(&mut self.input).await {
+            Ok(0) | Err(_) => Err(None),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.io.write_all(bytes).await.map_err(|_| None)
+    }
+
+    /// The order of checks is PgBouncer's: who can't log in doesn't learn which databases there are.
+    async fn log_in(&mut self, message: StartupMessage) -> Result<Login, Refusal> {
+        let console = message.database == CONSOLE;
+        let negotiated = startup::negotiate_protocol(message.minor, &message.pq_options);
+        if let Some(reply) = &negotiated.reply {
+            self.send(reply).await?;
+        }
+        if !console && self.app.client_sockets() > self.config.settings.max_client_conn as usize {
+            return Err(refuse("53300", "no more connections allowed (max_client_conn)"));
+        }
+        let vars = self.session_vars(&message)?;
+        let database = if console { None } else { self.config.database(&message.database) };
+        let keys = self.authenticate(&message, console).await?;
+        if let Some(keys) = keys {
+            self.app.remember_scram_keys(&message.user, keys);
+        }
+        let new = NewClient {
+            user: message.user.clone(),
+            database: message.database.clone(),
+            application_name: message.param("application_name").unwrap_or_default().to_owned(),
+            peer: self.peer,
+            local: self.io.local_addr(),
+            long_key: negotiated.long_cancel_keys(),
+        };
+        if console {
+            return self.log_in_to_console(new).await;
+        }
+        let database = database.ok_or_else(|| refuse("3D000", format!("no such database: {}", message.database)))?;
+        self.check_limits(&database, &message.user)?;
+        self.log_in_to_database(&database, new, vars).await
+    }
+
+    fn check_limits(&self, database: &Database, user: &str) -> Result<(), Refusal> {
+        if self.app.is_disabled(&database.name) {
+            return Err(refuse("57P03", format!("database \"{}\" is disabled", database.name)));
+        }
+        if self.app.is_shutting_down() {
+            return Err(refuse("57P03", "pooler is shutting down"));
+        }
+        let clients = self.app.registry.clients();
+        let admin = self.config.settings.admin_users.has(user);
+        let over = |limit: u32, count: usize| limit > 0 && !admin && count >= limit as usize;
+        let of_database = clients.iter().filter(|client| *client.database == *database.name).count();
+        if over(self.config.max_db_client_connections(database), of_database) {
+            return Err(refuse("53300", "client connections exceeded (max_db_client_connections)"));
+        }
+        let of_user = clients.iter().filter(|client| &*client.user == user).count();
+        if over(self.config.max_user_client_connections(user), of_user) {
+            return Err(refuse("53300", "client connections exceeded (max_user_client_connections)"));
+        }
+        Ok(())
+    }
+
+    async fn log_in_to_database(&mut self, database: &Database, new: NewClient, vars: Vec<Var>) -> Result<Login, Refusal> {
+        let user = new.user.clone();
+        let upstream = self.app.upstream(&self.config, database, &user).map_err(Some)?;
+        let app = self.app.clone();
+        let client = app.registry.add_client(app.registry.next_id(), new);
+        upstream.count_client(true);
+        let welcome = welcome(&upstream).await;
+        upstream.count_client(false);
+        self.welcome(&client, &welcome.map_err(Some)?, &vars).await?;
+        let limits = Limits {
+            query_wait_timeout: self.config.query_wait_timeout(database, &user),
+            query_wait_notify: Duration::from_secs(self.config.settings.query_wait_notify.into()),
+            max_packet_size: self.config.settings.max_packet_size,
+            max_prepared_statements: self.config.settings.max_prepared_statements,
+        };
+        if self.config.settings.log_connections {
+            tracing::info!(
+                "C-{:#x}: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
+                client.id, client.database, client.user, describe(self.peer), client.database, client.user
+            );
+        }
+        Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
+    }
+
+    async fn log_in_to_console(&mut self, new: NewClient) -> Result<Login, Refusal> {
+        let settings = &self.config.settings;
+        let local = is_own_uid(self.peer) && new.user == CONSOLE;
+        let admin = local || settings.admin_users.has(&new.user);
+        if !admin && !settings.stats_users.has(&new.user) {
+            return Err(refuse("42501", "not allowed"));
+        }
+        let client = self.app.registry.add_client(self.app.registry.next_id(), new);
+        let parameters = [
+            ("server_version", crate::console::SERVER_VERSION),
+            ("client_encoding", "UTF8"),
+            ("server_encoding", "UTF8"),
+            ("DateStyle", "ISO"),
+            ("TimeZone", "GMT"),
+            ("standard_conforming_strings", "on"),
+            ("is_superuser", "on"),
+        ];
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        self.welcome(&client, &Welcome { parameters }, &[]).await?;
+        let limits = Limits {
+            query_wait_timeout: None,
+            query_wait_notify: Duration::ZERO,
+            max_packet_size: settings.max_packet_size,
+            max_prepared_statements: 0,
+        };
+        Ok(Login { client, upstream: None, limits, vars: Vec::new(), admin })
+    }
+
+    /// AuthenticationOk, parameters, key, ReadyForQuery.
+    async fn welcome(&mut self, client: &ClientHandle, welcome: &Welcome, vars: &[Var]) -> Result<(), Refusal> {
+        let mut out = message::AUTHENTICATION_OK.to_vec();
+        for (name, value) in &welcome.parameters {
+            let own = vars.iter().find(|var| *var.name == *name.to_ascii_lowercase());
+            let value = own.and_then(|var| startup_value(&var.statement)).unwrap_or_else(|| value.clone());
+            message::parameter_status(&mut out, name, &value);
+        }
+        message::backend_key_data(&mut out, client.key.pid, &client.key.secret);
+        let notice = &self.config.settings.login_notify_message;
+        if !notice.is_empty() {
+            message::notice(&mut out, "00000", notice, "");
+        }
+        out.extend_from_slice(&message::READY_IDLE);
+        self.send(&out).await
+    }
+
+    /// The start-up parameters that become session settings; others are dropped if the configuration says so, or refused.
+    fn session_vars(&self, message: &StartupMessage) -> Result<Vec<Var>, Refusal> {
+        let settings = &self.config.settings;
+        let ignored = |name: &str| settings.ignore_startup_parameters.has(name);
+        let mut vars: Vec<Var> = Vec::new();
+        let mut set = |name: &str, value: &str| {
+            let name = name.to_ascii_lowercase();
+            vars.retain(|var| *var.name != *name);
+            let statement = set_statement(&name, value, false).into();
+            vars.push(Var { name: name.into(), statement });
+        };
+        for (name, value) in &message.params {
+            if name == "options" {
+                let options = startup::parse_options(value).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
+                for (name, value) in options {
+                    if self.is_tracked(&name) {
+                        set(&name, &value);
+                    } else if !ignored(&name) && !ignored("options") {
+                        return Err(refuse("08P01", format!("unsupported startup parameter in options: {name}")));
+                    }
+                }
+            } else if name == "replication" {
+                if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
+                    return Err(refuse("0A000", "replication connections are not supported in this version"));
+                }
+            } else if name == "application_name" && settings.application_name_add_host {
+                set(name, &format!("{value} - {}", describe(self.peer)));
+            } else if self.is_tracked(name) {
+                set(name, value);
+            } else if !ignored(name) {
+                return Err(Some(Report::fatal("08P01", format!("unsupported startup parameter: {name}"))
+                    .hint("add it to ignore_startup_parameters to have it dropped")));
+            }
+        }
+        Ok(vars)
+    }
+
+    fn is_tracked(&self, name: &str) -> bool {
+        let standard = ["DateStyle", "client_encoding", "TimeZone", "standard_conforming_strings", "application_name"];
+        standard.iter().any(|known| known.eq_ignore_ascii_case(name))
+            || self.config.settings.track_extra_parameters.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    async fn authenticate(&mut self, message: &StartupMessage, console: bool) -> Result<Option<ScramKeys>, Refusal> {
+        if console && message.user == CONSOLE && is_own_uid(self.peer) {
+            return Ok(None);
+        }
+        let method = match self.config.settings.auth_type {
+            AuthType::Trust => AuthMethod::Trust,
+            AuthType::Plain => AuthMethod::Plain,
+            AuthType::Md5 => AuthMethod::Md5,
+            AuthType::ScramSha256 => AuthMethod::ScramSha256,
+            _ => return Err(refuse("0A000", "this auth_type is not supported in this version")),
+        };
+        let stored = self.config.secrets.get(&message.user).cloned();
+        let secret = match (&stored, method) {
+            (Some(Secret::Plain(password)), AuthMethod::ScramSha256) => {
+                Some(self.app.derived_verifier(&message.user, password, self.config.settings.scram_iterations))
+            }
+            _ => stored,
+        };
+        let entropy = Entropy::random();
+        let start = ClientAuth::start(
+            method,
+            &message.user,
+            secret.as_ref(),
+            self.config.settings.scram_iterations,
+            (&self.app.mock_key, &entropy),
+        );
+        let mut step = start.map_err(auth_failed)?;
+        loop {
+            match step {
+                AuthStep::Done { send, scram_keys } => {
+                    self.send(&send).await?;
+                    return Ok(scram_keys);
+                }
+                AuthStep::Continue(send, state) => {
+                    self.send(&send).await?;
+                    let body = self.password_message().await?;
+                    step = state.on_message(&body).map_err(auth_failed)?;
+                }
+            }
+        }
+    }
+
+    async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
+        /// Longest password message, PgBouncer's limit for passwords with room for SASL around it.
+        const LONGEST: usize = 70_000;
+        loop {
+            match Frame::first(&self.input) {
+                Ok(Some(frame)) if frame.tag == b'p' => {
+                    let body = frame.body.to_vec();
+                    let used = frame.raw.len();
+                    self.input.drain(..used);
+                    return Ok(body);
+                }
+                Ok(Some(_)) | Err(_) => return Err(refuse("08P01", "expected password response")),
+                Ok(None) if self.input.len() > LONGEST => return Err(refuse("08P01", "password message too long")),
+                Ok(None) => self.read().await?,
+            }
+        }
+    }
+}
+
+/// The parameters of the first server that answers: cached, or learned by opening one.
+async fn welcome(upstream: &Upstream) -> Result<Arc<Welcome>, Report> {
+    if let Some(welcome) = upstream.pools().iter().find_map(|pool| pool.welcome()) {
+        return Ok(welcome);
+    }
+    let mut last = Report::fatal("08006", "no server is available");
+    for pool in upstream.pools() {
+        // A shard that is down keeps nobody from the others; an unsharded database is waited for.
+        let place = if upstream.is_sharded() { pool.checkout() } else { Ok(pool.wait()) };
+        let granted = match place {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(ticket)) => ticket.await.unwrap_or(Err(CheckoutError::Removed)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = granted {
+            last = match error {
+                CheckoutError::Refused(error) => Report::fatal(error.sqlstate(), error.to_string()),
+                error => Report::fatal("08006", error.to_string()),
+            };
+            continue;
+        }
+        if let Some(welcome) = pool.welcome() {
+            return Ok(welcome);
+        }
+    }
+    Err(last)
+}
+
+/// The value inside [`set_statement`]'s text.
+fn startup_value(statement: &str) -> Option<String> {
+    let (_, rest) = statement.split_once(", '")?;
+    Some(rest.strip_suffix("', false)")?.replace("''", "'"))
+}
+
+fn auth_failed(failure: sluice_wire::auth::AuthFailure) -> Refusal {
+    Some(Report::fatal(failure.sqlstate(), failure.to_string()))
+}
+
+fn refuse(sqlstate: &str, text: impl Into<String>) -> Refusal {
+    Some(Report::fatal(sqlstate, text))
+}
+
+/// The client runs as the same Unix user as this process.
+fn is_own_uid(peer: Peer) -> bool {
+    matches!(peer, Peer::Unix { uid, .. } if uid == crate::app::own_uid())
+}
+
+/// `ADDRESS:PORT`, or `unix(PID)`.
+pub fn describe(peer: Peer) -> String {
+    match peer {
+        Peer::Tcp(address) => address.to_string(),
+        Peer::Unix { pid, .. } => format!("unix({pid})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_up_value_is_read_back() {
+        assert_eq!(startup_value(&set_statement("timezone", "it's", false)).as_deref(), Some("it's"));
+    }
+}

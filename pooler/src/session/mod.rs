@@ -1,0 +1,143 @@
+//! One client's session, from its first request to its end. The login before it is in [`handshake`].
+//!
+//! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the session's loop: read,
+//! decide, send, relay), [`transaction`] (what has to be remembered of a transaction), [`control`] (statements that are
+//! not simply sent: BEGIN, commits over several shards, DDL, refusals), [`prepared`], [`copy`], [`path`].
+//!
+//! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
+//! one server runs, several in a transaction over several shards.
+
+mod control;
+mod copy;
+mod extended;
+pub mod handshake;
+mod path;
+pub mod prepared;
+mod request;
+pub mod run;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_router::{Router, SearchPath};
+
+use self::prepared::{ClientStatements, StatementTable};
+use self::transaction::{Effect, TransactionLog};
+use crate::catalogs::Catalogs;
+use crate::executor::relay::Flow;
+use crate::executor::two_phase::Participant;
+use crate::net::Io;
+use crate::pool::Lease;
+use crate::registry::ClientHandle;
+use crate::upstream::Upstream;
+use crate::vars::{Vars, VarsTable};
+
+/// What all sessions share.
+pub struct Shared {
+    pub router: Router,
+    pub vars: Arc<VarsTable>,
+    pub statements: StatementTable,
+    pub catalogs: Catalogs,
+}
+
+/// Settings of one session, fixed at its login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `None` = wait for ever.
+    pub query_wait_timeout: Option<Duration>,
+    /// A queued client is told so after this long; zero = never.
+    pub query_wait_notify: Duration,
+    pub max_packet_size: u32,
+    pub max_prepared_statements: u32,
+}
+
+/// The servers that a session holds.
+enum Link {
+    None,
+    /// One server, for a request, for an open pipeline, or because the session is pinned to it.
+    One(Lease),
+    Transaction(Box<Transaction>),
+}
+
+/// A transaction block. Its servers are enlisted when a statement first needs them.
+struct Transaction {
+    log: TransactionLog,
+    participants: Vec<Participant>,
+    /// The participant that the last statement ran on.
+    active: usize,
+    /// Failed by an error of ours or on one of several servers: only a rollback goes on.
+    failed: bool,
+    /// Began in a way that can't be repeated on another server (inside a pipeline or a function).
+    opaque: bool,
+    /// Where cursors were declared.
+    cursors: Vec<(Box<str>, sluice_router::ShardId)>,
+    /// The schema as this transaction's own DDL has made it.
+    schema: Option<Arc<sluice_router::Schema>>,
+    changes: Vec<sluice_router::template::SchemaChange>,
+}
+
+/// A logged-in client.
+pub struct Session {
+    io: Io,
+    client: ClientHandle,
+    upstream: Arc<Upstream>,
+    shared: Arc<Shared>,
+    limits: Arc<Limits>,
+    link: Link,
+    flow: Flow,
+    /// What was read and not yet dealt with. Empty for an idle client.
+    input: Vec<u8>,
+    /// The client's settings, outside a transaction, and those that it came with.
+    vars: Arc<Vars>,
+    base_vars: Arc<Vars>,
+    statements: Option<Box<ClientStatements>>,
+    /// What the request on its way will have done to the session.
+    pending: Option<Box<Pending>>,
+    path: SearchPath,
+    /// The search_path was set in a way that we don't understand: statements that need it are refused.
+    path_unknown: bool,
+    /// The server can't be shared until what keeps it is gone.
+    pinned: bool,
+    /// A pipeline's end (Sync) is still to come: its server stays.
+    open: bool,
+    /// After an error of ours in a batch: messages are ignored up to Sync.
+    skip_to_sync: bool,
+    /// Session pooling: where the client's stream stands inside a message.
+    straight: Option<Box<sluice_wire::scan::Scanner>>,
+    request_at: Option<std::time::Instant>,
+    transaction_at: Option<std::time::Instant>,
+}
+
+/// Consequences of a request, drawn when its responses have arrived.
+#[derive(Default)]
+struct Pending {
+    effects: Vec<Effect>,
+    pins: bool,
+    may_unpin: bool,
+    opaque: bool,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// Terminate, or the socket closed.
+    Client(String),
+    /// We ended it; the client was told why.
+    Us(String),
+}
+
+impl Session {
+    /// As log lines about this client begin.
+    pub fn log_prefix(&self) -> String {
+        format!("C-{:#x}: {}/{}", self.client.id, self.client.database, self.client.user)
+    }
+
+    pub fn peer(&self) -> crate::net::Peer {
+        self.client.peer
+    }
+
+    pub fn age(&self) -> Duration {
+        self.client.connected_at.elapsed().unwrap_or_default()
+    }
+}

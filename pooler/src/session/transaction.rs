@@ -1,0 +1,251 @@
+//! What a session has to remember of its transaction, so that another server can be brought into it later, and so that its
+//! settings are right when it ends. Pure: no server here.
+
+use std::sync::Arc;
+
+use sluice_router::template::{Action, SetAction, SetValue};
+
+use crate::vars::{Vars, VarsTable, set_statement};
+
+/// One step that a server enlisted later has to repeat.
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    /// A SET of any kind: the setting's name and the statement.
+    Set(Box<str>, String),
+    /// SAVEPOINT, and the settings at that moment.
+    Savepoint(Box<str>, Arc<Vars>),
+}
+
+/// The session's side of a transaction block.
+#[derive(Debug, Clone)]
+pub struct TransactionLog {
+    /// The client's own BEGIN.
+    begin: String,
+    /// Without modes: it can't fail, and may travel in one packet with the statement behind it.
+    plain: bool,
+    steps: Vec<Step>,
+    /// Settings in force before the transaction: what a rollback goes back to.
+    before: Arc<Vars>,
+    /// Settings in force after a commit.
+    pub vars: Arc<Vars>,
+}
+
+impl TransactionLog {
+    pub fn new(begin: &str, vars: Arc<Vars>) -> Self {
+        let begin = begin.trim().trim_end_matches(';').trim();
+        let plain = ["begin", "begin work", "begin transaction", "start transaction"]
+            .iter()
+            .any(|plain| begin.eq_ignore_ascii_case(plain));
+        Self { begin: begin.to_owned(), plain, steps: Vec::new(), before: vars.clone(), vars }
+    }
+
+    /// The statements that bring a server to where the transaction is.
+    pub fn prologue(&self) -> String {
+        let mut sql = self.begin.clone();
+        for step in &self.steps {
+            sql.push_str("; ");
+            match step {
+                Step::Set(_, statement) => sql.push_str(statement),
+                Step::Savepoint(name, _) => {
+                    sql.push_str("SAVEPOINT ");
+                    sql.push_str(&quote_identifier(name));
+                }
+            }
+        }
+        sql
+    }
+
+    /// The prologue is a bare BEGIN.
+    pub fn is_plain(&self) -> bool {
+        self.plain && self.steps.is_empty()
+    }
+
+    pub fn before(&self) -> &Arc<Vars> {
+        &self.before
+    }
+
+    /// The next transaction of COMMIT AND CHAIN.
+    pub fn chained(&self, vars: Arc<Vars>) -> Self {
+        Self { begin: self.begin.clone(), plain: self.plain, steps: Vec::new(), before: vars.clone(), vars }
+    }
+
+    /// The statement that last set search_path, in the transaction or before it.
+    pub fn search_path(&self) -> Option<String> {
+        let inside = self.steps.iter().rev().find_map(|step| match step {
+            Step::Set(name, statement) if &**name == "search_path" => Some(statement.clone()),
+            // Whatever the default is: as if nothing had been set.
+            Step::Set(name, _) if &**name == "all" => Some("search_path TO DEFAULT".to_owned()),
+            _ => None,
+        });
+        inside.or_else(|| self.vars.get("search_path").map(str::to_owned))
+    }
+
+    pub fn set(&mut self, name: &str, statement: String, vars: Option<Arc<Vars>>) {
+        self.steps.push(Step::Set(name.into(), statement));
+        if let Some(vars) = vars {
+            self.vars = vars;
+        }
+    }
+
+    pub fn savepoint(&mut self, name: &str) {
+        self.steps.push(Step::Savepoint(name.into(), self.vars.clone()));
+    }
+
+    /// RELEASE keeps what was set since; the savepoints inside go with it.
+    pub fn release(&mut self, name: &str) {
+        let Some(at) = self.find(name) else { return };
+        let inner = self.steps.split_off(at);
+        self.steps.extend(inner.into_iter().filter(|step| matches!(step, Step::Set(..))));
+    }
+
+    /// ROLLBACK TO keeps the savepoint itself.
+    pub fn rollback_to(&mut self, name: &str) {
+        let Some(at) = self.find(name) else { return };
+        self.steps.truncate(at + 1);
+        if let Some(Step::Savepoint(_, vars)) = self.steps.last() {
+            self.vars = vars.clone();
+        }
+    }
+
+    pub fn has_savepoint(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.steps.iter().rposition(|step| matches!(step, Step::Savepoint(known, _) if &**known == name))
+    }
+}
+
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A SET, with its values looked up: what it does to the session once it has succeeded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    pub name: Box<str>,
+    pub local: bool,
+    /// The statement that makes it again; for a reset, the reset.
+    pub statement: String,
+    pub resets: bool,
+}
+
+impl Setting {
+    /// `value` is the constant's or parameter's text where the action says that there is one.
+    pub fn new(action: &SetAction, sql: &str, value: Option<String>) -> Option<Self> {
+        let statement = match action.value {
+            SetValue::Text | SetValue::Default => sql.trim().trim_end_matches(';').to_owned(),
+            SetValue::Literal { .. } | SetValue::Parameter { .. } => {
+                set_statement(&action.name, &value?, action.local)
+            }
+        };
+        Some(Self { name: action.name.clone(), local: action.local, statement, resets: action.value == SetValue::Default })
+    }
+
+    /// The session's settings after it.
+    pub fn applied_to(&self, table: &VarsTable, vars: &Vars, base: &Vars) -> Option<Arc<Vars>> {
+        match &*self.name {
+            // Dies with the transaction.
+            "transaction" => None,
+            _ if self.local => None,
+            "all" => Some(table.reset_all(vars, base)),
+            name if self.resets => Some(table.reset(vars, base, name)),
+            name => Some(table.with(vars, name, &self.statement)),
+        }
+    }
+}
+
+/// What a statement on its way will have done to the session if it succeeds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    None,
+    Begin(String),
+    Commit { chain: bool },
+    Rollback { chain: bool },
+    Savepoint(Box<str>),
+    Release(Box<str>),
+    RollbackTo(Box<str>),
+    Set(Setting),
+    DiscardAll,
+    /// SQL-level DEALLOCATE ALL drops the protocol's statements too.
+    DeallocateAll,
+}
+
+impl Effect {
+    /// `None` for an action whose values can't be told.
+    pub fn of(action: &Action, sql: &str, value: impl FnOnce(&SetValue) -> Option<String>) -> Option<Self> {
+        Some(match action {
+            Action::Begin => Self::Begin(sql.to_owned()),
+            Action::Commit { chain } => Self::Commit { chain: *chain },
+            Action::Rollback { chain } => Self::Rollback { chain: *chain },
+            Action::Savepoint(name) => Self::Savepoint(name.clone()),
+            Action::Release(name) => Self::Release(name.clone()),
+            Action::RollbackTo(name) => Self::RollbackTo(name.clone()),
+            Action::Set(set) => Self::Set(Setting::new(set, sql, value(&set.value))?),
+            Action::DiscardAll => Self::DiscardAll,
+            Action::Deallocate(None) => Self::DeallocateAll,
+            _ => Self::None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> (VarsTable, TransactionLog) {
+        let table = VarsTable::default();
+        let vars = table.intern(Vec::new());
+        (table, TransactionLog::new("BEGIN;", vars))
+    }
+
+    #[test]
+    fn a_late_server_repeats_settings_and_savepoints_in_order() {
+        let (_, mut log) = log();
+        assert!(log.is_plain());
+        log.set("x.y", "SET LOCAL x.y = '1'".to_owned(), None);
+        log.savepoint("a");
+        log.savepoint("b\"c");
+        log.set("x.y", "SET LOCAL x.y = '2'".to_owned(), None);
+        assert_eq!(
+            log.prologue(),
+            "BEGIN; SET LOCAL x.y = '1'; SAVEPOINT \"a\"; SAVEPOINT \"b\"\"c\"; SET LOCAL x.y = '2'"
+        );
+        log.rollback_to("a");
+        assert_eq!(log.prologue(), "BEGIN; SET LOCAL x.y = '1'; SAVEPOINT \"a\"");
+        log.savepoint("d");
+        log.set("x.y", "SET LOCAL x.y = '3'".to_owned(), None);
+        log.release("a");
+        assert_eq!(log.prologue(), "BEGIN; SET LOCAL x.y = '1'; SET LOCAL x.y = '3'");
+        assert!(!log.has_savepoint("d"));
+    }
+
+    #[test]
+    fn settings_follow_savepoints_back() {
+        let (table, mut log) = log();
+        let first = table.with(&log.vars, "a", "SET a = 1");
+        log.set("a", "SET a = 1".to_owned(), Some(first.clone()));
+        log.savepoint("s");
+        let second = table.with(&log.vars, "a", "SET a = 2");
+        log.set("a", "SET a = 2".to_owned(), Some(second));
+        log.rollback_to("s");
+        assert!(Arc::ptr_eq(&log.vars, &first));
+    }
+
+    #[test]
+    fn the_innermost_savepoint_of_a_name_is_meant() {
+        let (_, mut log) = log();
+        log.savepoint("s");
+        log.savepoint("s");
+        log.release("s");
+        assert_eq!(log.prologue(), "BEGIN; SAVEPOINT \"s\"");
+    }
+
+    #[test]
+    fn only_a_bare_begin_is_plain() {
+        let (_, plain) = log();
+        assert!(plain.is_plain());
+        let serializable = TransactionLog::new("begin isolation level serializable", plain.vars.clone());
+        assert!(!serializable.is_plain());
+    }
+}

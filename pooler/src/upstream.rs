@@ -1,0 +1,73 @@
+//! What stands behind one entry of `[databases]` for one server-side user: a pool for each shard, and the shard map that
+//! says which. An unsharded database is one with a single shard and nothing to know about its tables.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use sluice_router::map::Placement;
+use sluice_router::{KeyType, Schema, ShardId, ShardMap};
+use tokio::sync::watch;
+
+use crate::config::PoolMode;
+use crate::pool::Pool;
+
+/// Pools and map of one (entry, user).
+pub struct Upstream {
+    pub database: Arc<str>,
+    pub user: Arc<str>,
+    pub mode: PoolMode,
+    /// In the order of shard numbers.
+    pools: Box<[Arc<Pool>]>,
+    maps: watch::Receiver<Arc<ShardMap>>,
+    sharded: bool,
+}
+
+impl Upstream {
+    pub fn new(
+        (database, user): (Arc<str>, Arc<str>),
+        mode: PoolMode,
+        pools: Box<[Arc<Pool>]>,
+        maps: watch::Receiver<Arc<ShardMap>>,
+    ) -> Self {
+        let sharded = maps.borrow().schema().sharding.is_some();
+        Self { database, user, mode, pools, maps, sharded }
+    }
+
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    /// The shard map in force now. A request takes it once.
+    #[inline]
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.maps.borrow().clone()
+    }
+
+    /// `None` for a shard that was added after this session's pools were made.
+    #[inline]
+    pub fn pool(&self, shard: ShardId) -> Option<&Arc<Pool>> {
+        self.pools.get(shard.index())
+    }
+
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// A session begins (or, with `false`, ends).
+    pub fn count_client(&self, comes: bool) {
+        for pool in &self.pools {
+            if comes {
+                pool.clients.fetch_add(1, Ordering::Relaxed);
+            } else {
+                pool.clients.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The map of an unsharded database: everything is at home.
+pub fn unsharded_map(placement: Placement) -> Arc<ShardMap> {
+    let slots = vec![0; sluice_router::map::SLOTS];
+    let map = ShardMap::new(0, KeyType::Int, &slots, [], vec![placement], Schema::unsharded());
+    Arc::new(map.expect("one shard, to which every slot belongs"))
+}
