@@ -12,6 +12,8 @@
 //! - in utility statements (COPY, EXPLAIN, SET, CREATE …) constants are reported but stay in the key: there they are
 //!   options that change what the statement does.
 
+use std::ops::Range;
+
 /// A constant that was taken out, in text order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Literal {
@@ -95,6 +97,20 @@ impl Normalized {
         };
         lexer.run();
     }
+}
+
+/// The byte spans of the statements between `separators` (of this very text), without the white space and comments before
+/// them. What holds nothing else is no statement.
+pub fn statement_spans<'a>(sql: &'a [u8], separators: &'a [u32]) -> impl Iterator<Item = Range<usize>> + 'a {
+    let ends = separators.iter().map(|&separator| separator as usize).chain([sql.len()]);
+    let mut next = 0;
+    ends.filter_map(move |end| {
+        let piece = sql.get(next..end)?;
+        // A comment that never ends is part of the statement: the server has to complain.
+        let start = next + skip_space(piece, 0).unwrap_or(0);
+        next = end + 1;
+        (start < end).then(|| start..end)
+    })
 }
 
 /// What a byte can begin.

@@ -130,6 +130,19 @@ fn separators_are_the_semicolons_outside_parentheses() {
 }
 
 #[test]
+fn statements_are_what_separators_leave() {
+    let statements = |sql: &'static str| {
+        let separators = lex(sql).separators;
+        let spans: Vec<_> = statement_spans(sql.as_bytes(), &separators).collect();
+        spans.into_iter().map(|span| &sql[span]).collect::<Vec<_>>()
+    };
+    assert_eq!(statements("select 1"), ["select 1"]);
+    assert_eq!(statements(" /* a */ select 1; ;-- b\n; select ';' ;"), ["select 1", "select ';' "]);
+    assert_eq!(statements(";; -- x"), [""; 0]);
+    assert_eq!(statements("select 1; /* open"), ["select 1", " /* open"]);
+}
+
+#[test]
 fn control_bytes_of_the_text_cannot_pass_for_marks() {
     assert_ne!(lex("select 1").text, lex("select \u{1}").text);
     assert_ne!(lex("select \u{e}1").text, lex("select \u{e}\u{1}").text);

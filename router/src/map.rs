@@ -47,9 +47,17 @@ pub struct ShardMap {
     version: u64,
     key_type: KeyType,
     slots: Box<[ShardId]>,
-    overrides: HashMap<OwnedKey, ShardId, foldhash::fast::FixedState>,
+    /// By slot, so that a key is compared with the overrides of its own slot only.
+    overrides: Box<[Override]>,
     shards: Box<[Placement]>,
     schema: Arc<Schema>,
+}
+
+#[derive(Debug, Clone)]
+struct Override {
+    slot: u16,
+    key: OwnedKey,
+    shard: ShardId,
 }
 
 /// A shard map that contradicts itself.
@@ -93,13 +101,14 @@ impl ShardMap {
             .enumerate()
             .map(|(i, &shard)| checked(shard, &|| format!("slot {i}")))
             .collect::<Result<Box<[_]>, _>>()?;
-        let overrides = overrides
+        let mut overrides = overrides
             .into_iter()
             .map(|(key, shard)| {
                 let shard = checked(shard, &|| format!("the override of {key}"))?;
-                Ok((key, shard))
+                Ok(Override { slot: key.as_key().slot(), key, shard })
             })
-            .collect::<Result<_, MapError>>()?;
+            .collect::<Result<Box<[_]>, MapError>>()?;
+        overrides.sort_unstable_by_key(|entry| entry.slot);
         Ok(Self { version, key_type, slots, overrides, shards: shards.into(), schema })
     }
 
@@ -118,12 +127,19 @@ impl ShardMap {
     /// The shard that holds `key`'s rows.
     #[inline]
     pub fn shard_of(&self, key: &Key<'_>) -> ShardId {
+        let slot = key.slot();
         if !self.overrides.is_empty()
-            && let Some(&shard) = self.overrides.get(&key.to_owned_key())
+            && let Some(shard) = self.override_of(key, slot)
         {
             return shard;
         }
-        self.slots[usize::from(key.slot())]
+        self.slots[usize::from(slot)]
+    }
+
+    fn override_of(&self, key: &Key<'_>, slot: u16) -> Option<ShardId> {
+        let first = self.overrides.partition_point(|entry| entry.slot < slot);
+        let mut of_slot = self.overrides[first..].iter().take_while(|entry| entry.slot == slot);
+        of_slot.find(|entry| entry.key.as_key() == *key).map(|entry| entry.shard)
     }
 
     pub fn home(&self) -> ShardId {
@@ -153,7 +169,7 @@ impl ShardMap {
     }
 
     pub fn overrides(&self) -> impl ExactSizeIterator<Item = (&OwnedKey, ShardId)> {
-        self.overrides.iter().map(|(key, &shard)| (key, shard))
+        self.overrides.iter().map(|entry| (&entry.key, entry.shard))
     }
 }
 
