@@ -1,0 +1,7 @@
+//! Statements and where they belong: table-driven.
+
+mod ddl;
+mod fixture;
+mod queries;
+mod session;
+mod writes;
