@@ -72,6 +72,14 @@ pub async fn connect_shard(placement: &Placement, credentials: &ControlCredentia
     Ok(client)
 }
 
+/// A connection to the catalog's database, outside any pool: for migrations. Its search_path is pg_catalog only.
+pub async fn connect_catalog(connection_string: &str) -> Result<Client, CatalogError> {
+    let deadlines = Deadlines::default();
+    let (client, connection) = connect(&catalog_config(connection_string, deadlines)?, deadlines).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
 /// The task that drives a connection, which its caller has to spawn.
 pub(crate) type Driver = Connection<Socket, NoTlsStream>;
 

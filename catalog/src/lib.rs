@@ -23,7 +23,7 @@ pub mod snapshot;
 pub mod store;
 pub mod watch;
 
-pub use connect::{ControlCredentials, Deadlines, connect_shard};
+pub use connect::{ControlCredentials, Deadlines, connect_catalog, connect_shard};
 pub use error::CatalogError;
 pub use pool::PooledClient;
 pub use register::{Change, NewDatabase, TableName};

@@ -106,9 +106,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
     Ok(app)
 }
 
-/// Runs the pooler until `shutdown` resolves, or it is told to stop by a signal or in the console.
-pub async fn run(config: Config, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), AppError> {
-    let app = build(config).await?;
+/// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
+pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), AppError> {
     let mut listeners = Listeners::bind(&app.config())?;
     listeners.start(&app);
     tracing::info!("process up: {}, PostgreSQL sharding and pooling", crate::console::VERSION);
@@ -208,7 +207,7 @@ impl App {
             return secret.clone();
         }
         let salt: [u8; 16] = rand::random();
-        let secret = Secret::Scram(ScramVerifier::derive(password, &salt, iterations));
+        let secret = Secret::Scram(ScramVerifier::derive(password.as_bytes(), &salt, iterations));
         verifiers.insert(user.to_owned(), (password.to_owned(), iterations, secret.clone()));
         secret
     }

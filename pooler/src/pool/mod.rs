@@ -15,4 +15,5 @@ mod slots;
 
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams};
 pub use pools::{PoolView, Pools};
+pub use slots::Sizes;
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};

@@ -90,8 +90,10 @@ pub type Ticket = oneshot::Receiver<Grant>;
 
 impl Pool {
     pub(super) fn new(key: PoolKey, params: Arc<PoolParams>, target: Arc<ServerTarget>, paused: bool, pools: Weak<Pools>) -> Self {
+        let mut slots = Slots::default();
+        slots.paused = paused;
         let state = State {
-            slots: Slots { paused, ..Slots::default() },
+            slots,
             params,
             target,
             generation: 0,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, ScramKeys, Secret};
+use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, ScramKeys, Secret};
 use sluice_wire::frame::Frame;
 use sluice_wire::message::{self, Report};
 use sluice_wire::startup::{self, Startup, StartupMessage};
@@ -200,7 +200,7 @@ impl Handshake {
         upstream.count_client(true);
         let welcome = welcome(&upstream).await;
         upstream.count_client(false);
-        self.welcome(&client, &welcome.map_err(Some)?, &vars).await?;
+        self.welcome(&client, &*welcome.map_err(Some)?, &vars).await?;
         let limits = Limits {
             query_wait_timeout: self.config.query_wait_timeout(database, &user),
             query_wait_notify: Duration::from_secs(self.config.settings.query_wait_notify.into()),
@@ -217,7 +217,8 @@ impl Handshake {
     }
 
     async fn log_in_to_console(&mut self, new: NewClient) -> Result<Login, Refusal> {
-        let settings = &self.config.settings;
+        let config = self.config.clone();
+        let settings = &config.settings;
         let local = is_own_uid(self.peer) && new.user == CONSOLE;
         let admin = local || settings.admin_users.has(&new.user);
         if !admin && !settings.stats_users.has(&new.user) {
@@ -327,8 +328,11 @@ impl Handshake {
             method,
             &message.user,
             secret.as_ref(),
-            self.config.settings.scram_iterations,
-            (&self.app.mock_key, &entropy),
+            LoginContext {
+                mock_key: &self.app.mock_key,
+                entropy: &entropy,
+                iterations: self.config.settings.scram_iterations,
+            },
         );
         let mut step = start.map_err(auth_failed)?;
         loop {

@@ -19,7 +19,7 @@ use sluice_wire::scan::{Class, Sink, Verdict};
 
 use super::request::{self, Cut, Deny, Request, Where};
 use super::transaction::TransactionLog;
-use super::{End, Limits, Link, Pending, Session, Shared, Transaction};
+use super::{End, Limits, Link, Session, Shared, Transaction};
 use crate::config::PoolMode;
 use crate::executor::relay::{Flow, RelayError, poll_responses};
 use crate::executor::two_phase::Participant;
@@ -391,16 +391,17 @@ impl Session {
         }
         let shard = self.place(&request, map)?;
         self.link_to(shard, request.writes)?;
+        let simple = self.flow.simple;
         let server = self.server_mut().ok_or(Slow::Control)?;
         if request.edits {
             self.send_edited(bytes, syncs).map_err(|error| broken(&error))?;
         } else {
-            if self.flow.simple {
+            if simple {
                 server.unnamed_of = 0;
             }
             server.pending += syncs;
             server.send(bytes).map_err(|error| broken(&error))?;
-            if !self.flow.simple {
+            if !simple {
                 self.remember_unnamed(bytes);
             }
         }
@@ -684,7 +685,13 @@ impl Session {
     fn end_single(&mut self, mut transaction: Transaction) {
         let Some(participant) = transaction.participants.pop() else { return };
         if !transaction.changes.is_empty() {
-            self.shared.catalogs.apply_later(&self.upstream.database, std::mem::take(&mut transaction.changes));
+            let (shared, database) = (self.shared.clone(), self.upstream.database.clone());
+            let changes = std::mem::take(&mut transaction.changes);
+            tokio::spawn(async move {
+                if let Err(error) = shared.catalogs.apply(&database, &changes).await {
+                    tracing::error!("the catalog of database \"{database}\" does not know what DDL has changed: {error}");
+                }
+            });
         }
         if self.pinned {
             self.client.link(0);
