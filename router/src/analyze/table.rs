@@ -106,11 +106,14 @@ fn check_parents(parents: &[(&Table, bool)], class: TableClass) -> Checked<()> {
 }
 
 fn column_definitions(elements: &[Node]) -> Vec<&ColumnDef> {
-    let definition = |node| match node {
-        NodeEnum::ColumnDef(column) => Some(&**column),
+    elements.iter().filter_map(column_definition).collect()
+}
+
+fn column_definition(node: &Node) -> Option<&ColumnDef> {
+    match inner(node)? {
+        NodeEnum::ColumnDef(column) => Some(column),
         _ => None,
-    };
-    elements.iter().filter_map(inner).filter_map(definition).collect()
+    }
 }
 
 fn constraint(node: &Node) -> Option<&Constraint> {
