@@ -151,6 +151,10 @@ async fn fill_and_copy(
         Ok(Some(port))
     };
     let ((), replica_port) = tokio::try_join!(filled, copied)?;
+    if directory.is_kept() && !state.loaded {
+        fleet.make_durable(directory).await?;
+        progress.note(&format!("wrote everything to disk in {}", directory.path().display()));
+    }
     directory.mark_loaded()?;
     Ok(replica_port)
 }

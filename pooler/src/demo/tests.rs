@@ -78,6 +78,8 @@ async fn kept_demo_goes_on_with_its_data() {
     let demo = prepared(&args(Some(&keep))).await;
     let shard = demo.fleet.connect(&load::shard_database(3)).await.unwrap();
     shard.batch_execute("CREATE TABLE remembered ()").await.unwrap();
+    let fsync = shard.query_one("SHOW fsync", &[]).await.unwrap();
+    assert_eq!(fsync.get::<_, String>(0), "on", "kept data survives a power cut");
     let first_ini = std::fs::read_to_string(&demo.ini).unwrap();
     drop((shard, demo));
     assert!(servers(&keep).is_empty(), "stopped");
