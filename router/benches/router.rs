@@ -15,7 +15,8 @@ use sluice_router::{Key, KeyType, Router, Schema, ShardMap};
 const BEGIN: &str = "BEGIN";
 const SELECT: &str = "SELECT abalance FROM pgbench_accounts WHERE aid = 1234567";
 const UPDATE: &str = "UPDATE pgbench_accounts SET abalance = abalance + -4321 WHERE aid = 1234567";
-const INSERT: &str = "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (3, 1, 1234567, -4321, CURRENT_TIMESTAMP)";
+const INSERT: &str =
+    "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (3, 1, 1234567, -4321, CURRENT_TIMESTAMP)";
 const ORM: &str = r#"SELECT "members"."id", "members"."organization_id", "members"."given_name", "members"."family_name", "members"."date_of_birth",
  "members"."joined_at", "members"."status", "accounts"."id", "accounts"."balance", "accounts"."currency", "accounts"."updated_at"
  FROM "members" INNER JOIN "accounts" ON ("accounts"."member_id" = "members"."id" AND "accounts"."organization_id" = "members"."organization_id")
@@ -57,7 +58,8 @@ fn map() -> ShardMap {
         functions: HashMap::new(),
     };
     let schema = Arc::new(Schema { version: 1, sharding: Some(sharding) });
-    let shard = |number| Placement { node: "a".into(), host: "a".into(), port: 5432, dbname: format!("shard_{number}") };
+    let shard =
+        |number| Placement { node: "a".into(), host: "a".into(), port: 5432, dbname: format!("shard_{number}") };
     let slots: Vec<u16> = (0..SLOTS as u16).map(|slot| slot % 16).collect();
     let shards = (0..16).map(shard).collect();
     ShardMap::new(1, KeyType::Int, &slots, [], shards, schema).expect("the map of this benchmark is consistent")
@@ -99,13 +101,19 @@ fn plan_alone(criterion: &mut Criterion) {
     normalized.run(SELECT.as_bytes(), true);
     let template = last_constant(map.schema(), &[], SearchPath::default(), SELECT, &normalized);
     criterion.bench_function("plan", |bencher| {
-        bencher.iter(|| plan(black_box(&map), &template.statements[0], SELECT.as_bytes(), &normalized.literals, &NoParameters))
+        bencher.iter(|| {
+            plan(black_box(&map), &template.statements[0], SELECT.as_bytes(), &normalized.literals, &NoParameters)
+        })
     });
 }
 
 fn slot(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("slot");
-    let keys = [("int", Key::Int(1_234_567)), ("uuid", Key::Uuid([7; 16])), ("text of 21 bytes", Key::Text(b"organization-00000042"))];
+    let keys = [
+        ("int", Key::Int(1_234_567)),
+        ("uuid", Key::Uuid([7; 16])),
+        ("text of 21 bytes", Key::Text(b"organization-00000042")),
+    ];
     for (name, key) in keys {
         group.bench_function(name, |bencher| bencher.iter(|| black_box(&key).slot()));
     }

@@ -116,7 +116,9 @@ impl Router {
     /// `SearchPath::default()`.
     pub fn search_path(&self, schemas: &[String]) -> SearchPath {
         match lock(&self.shared.search_paths).number(schemas) {
-            Some(number) => SearchPath { number, names_pg_catalog: schemas.iter().any(|schema| schema == "pg_catalog") },
+            Some(number) => {
+                SearchPath { number, names_pg_catalog: schemas.iter().any(|schema| schema == "pg_catalog") }
+            }
             None => SearchPath::EMPTY,
         }
     }
@@ -133,7 +135,8 @@ impl Router {
     ) -> R {
         let mut local = self.take_local();
         local.normalized.run(sql, standard_strings);
-        let request = Request { shared: &self.shared, schema, path: relevant_path(schema, path), standard_strings, sql };
+        let request =
+            Request { shared: &self.shared, schema, path: relevant_path(schema, path), standard_strings, sql };
         let result = match local.find(&request) {
             Some(slot) => local.lend(local.tier.templates.get(slot), with),
             None => {
@@ -196,7 +199,12 @@ impl Local {
                 return Some(slot);
             }
             let dependencies = self.tier.dependencies.find(&self.key)?;
-            append_values(&mut self.key, self.tier.dependencies.get(dependencies), &self.normalized.literals, request.sql);
+            append_values(
+                &mut self.key,
+                self.tier.dependencies.get(dependencies),
+                &self.normalized.literals,
+                request.sql,
+            );
         }
     }
 
@@ -272,7 +280,8 @@ impl Local {
     }
 
     fn limit_buffers(&mut self) {
-        if self.normalized.text.capacity() > LARGEST_BUFFER || self.normalized.literals.capacity() > LARGEST_BUFFER / 16 {
+        if self.normalized.text.capacity() > LARGEST_BUFFER || self.normalized.literals.capacity() > LARGEST_BUFFER / 16
+        {
             self.normalized = Normalized::default();
         }
         if self.key.capacity() > LARGEST_BUFFER {

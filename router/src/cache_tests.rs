@@ -61,7 +61,9 @@ fn texts_that_differ_in_constants_share_a_template() {
     assert_eq!(origin(&router, &schema, path, "select   2 -- x"), "select 1");
     assert_eq!(origin(&router, &schema, path, "select 'x'"), "select 'x'");
     assert_eq!(ANALYSES.get(), 2);
-    let constants = router.template(&schema, path, true, b"select 345; ", |_, literals, separators| (literals.to_vec(), separators.to_vec()));
+    let constants = router.template(&schema, path, true, b"select 345; ", |_, literals, separators| {
+        (literals.to_vec(), separators.to_vec())
+    });
     assert_eq!((constants.0[0].start, constants.0[0].end, constants.1), (7, 10, vec![10]));
 }
 
@@ -165,7 +167,8 @@ fn routers_do_not_share_templates() {
 #[test]
 fn text_that_is_not_utf8_spoils_no_template() {
     let (router, schema) = (Router::with_analyzer(100, plain), sharded(1));
-    let refused = router.template(&schema, SearchPath::default(), true, b"select '\xff'", |template, _, _| template.clone());
+    let refused =
+        router.template(&schema, SearchPath::default(), true, b"select '\xff'", |template, _, _| template.clone());
     assert!(matches!(&refused.statements[0].route, Route::Refused(refusal) if refusal.sqlstate == "22021"));
     assert_eq!(origin(&router, &schema, SearchPath::default(), "select 'a'"), "select 'a'");
 }

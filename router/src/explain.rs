@@ -118,7 +118,8 @@ impl Rows {
 /// The key's places, if some of them are parameters: they have no values here.
 fn unbound_keys(route: &Route) -> Option<String> {
     let Route::Keyed(sources) = route else { return None };
-    let is_parameter = |source: &KeySource| matches!(source, KeySource::Parameter { .. } | KeySource::ParameterArray { .. });
+    let is_parameter =
+        |source: &KeySource| matches!(source, KeySource::Parameter { .. } | KeySource::ParameterArray { .. });
     let places: Vec<_> = sources.iter().map(describe).collect();
     sources.iter().any(is_parameter).then(|| abbreviated(&places))
 }

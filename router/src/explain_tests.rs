@@ -44,7 +44,8 @@ fn explained(sql: &str) -> Vec<(String, String)> {
         functions: HashMap::new(),
     };
     let schema = Arc::new(Schema { version: 1, sharding: Some(sharding) });
-    let shard = |number| Placement { node: "n".into(), host: "db".into(), port: 5432, dbname: format!("shard_{number}") };
+    let shard =
+        |number| Placement { node: "n".into(), host: "db".into(), port: 5432, dbname: format!("shard_{number}") };
     let slots: Vec<u16> = (0..SLOTS as u16).map(|slot| slot % 4).collect();
     let map = ShardMap::new(1, KeyType::Int, &slots, [], (0..4).map(shard).collect(), schema).unwrap();
     explain(&Router::with_analyzer(10, verdicts), &map, sql, SearchPath::default())

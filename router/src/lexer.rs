@@ -109,7 +109,7 @@ pub fn statement_spans<'a>(sql: &'a [u8], separators: &'a [u32]) -> impl Iterato
         // A comment that never ends is part of the statement: the server has to complain.
         let start = next + skip_space(piece, 0).unwrap_or(0);
         next = end + 1;
-        (start < end).then(|| start..end)
+        (start < end).then_some(start..end)
     })
 }
 

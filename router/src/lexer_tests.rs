@@ -63,7 +63,17 @@ fn constants_become_marks_of_their_kind() {
 
 #[test]
 fn what_servers_read_differently_stays_in_the_key() {
-    for sql in ["select 0x1F", "select 1_000", "select 12abc", "select 1e", "select 1.5e", "select 1.a", "select 0b11", "select 1_0.5_0e1", "select 1é"] {
+    for sql in [
+        "select 0x1F",
+        "select 1_000",
+        "select 12abc",
+        "select 1e",
+        "select 1.5e",
+        "select 1.a",
+        "select 0b11",
+        "select 1_0.5_0e1",
+        "select 1é",
+    ] {
         assert_eq!(key(sql), sql);
         assert!(lex(sql).literals.is_empty(), "{sql}");
     }
@@ -110,7 +120,13 @@ fn white_space_and_comments_fold_to_one_space() {
 
 #[test]
 fn constants_of_utility_statements_stay_in_the_key_but_are_reported() {
-    for sql in ["set x = 'a'", "copy t from stdin (format 'csv')", "explain (analyze 0) select 1", "create table t (a int default 1)", "show x"] {
+    for sql in [
+        "set x = 'a'",
+        "copy t from stdin (format 'csv')",
+        "explain (analyze 0) select 1",
+        "create table t (a int default 1)",
+        "show x",
+    ] {
         assert_eq!(key(sql), sql);
     }
     assert_eq!(constants("explain (analyze 0) select 'x'"), ["0", "'x'"]);
@@ -151,10 +167,25 @@ fn control_bytes_of_the_text_cannot_pass_for_marks() {
 
 #[test]
 fn what_never_ends_is_kept_to_the_end() {
-    for rest in ["'a", "'a\n 1", "E'a\\'", "E'a\\", "\"a 1", "$$a", "$t$a$$", "/* 1", "/* /* */ 1", "B'1", "U&'a", "U&\"a", "U&'a' uescape '!"] {
+    for rest in [
+        "'a",
+        "'a\n 1",
+        "E'a\\'",
+        "E'a\\",
+        "\"a 1",
+        "$$a",
+        "$t$a$$",
+        "/* 1",
+        "/* /* */ 1",
+        "B'1",
+        "U&'a",
+        "U&\"a",
+        "U&'a' uescape '!",
+    ] {
         let sql = format!("select 1, {rest}");
         let found = key(&sql);
-        let expected = if rest.contains("uescape") { "select <I>, <U> uescape '!".into() } else { format!("select <I>, {rest}") };
+        let expected =
+            if rest.contains("uescape") { "select <I>, <U> uescape '!".into() } else { format!("select <I>, {rest}") };
         assert_eq!(found, expected, "{sql}");
     }
 }
@@ -251,9 +282,59 @@ fn postgresql_sees_the_same_constants() {
 /// Tokens of a query that may stand beside each other, with white space between, in any order.
 fn token() -> impl Strategy<Value = String> {
     let fixed = [
-        "select", "from", "where", "and", "e", "E", "b", "x", "u", "n", "t", "a1", "_x", "naïve", "日本", "\"a\"", "\"a\"\"b'\"", "\"--\"", "(", ")", ",",
-        ".", "[", "]", "::", ":=", "=>", "..", "+", "-", "*", "/", "<", ">", "=", "~", "!", "@", "#", "%", "^", "&", "|", "`", "?", "<>", "->", "->>",
-        "@-", "$1", "$23", "U&\"d\\0061\"", "a$b",
+        "select",
+        "from",
+        "where",
+        "and",
+        "e",
+        "E",
+        "b",
+        "x",
+        "u",
+        "n",
+        "t",
+        "a1",
+        "_x",
+        "naïve",
+        "日本",
+        "\"a\"",
+        "\"a\"\"b'\"",
+        "\"--\"",
+        "(",
+        ")",
+        ",",
+        ".",
+        "[",
+        "]",
+        "::",
+        ":=",
+        "=>",
+        "..",
+        "+",
+        "-",
+        "*",
+        "/",
+        "<",
+        ">",
+        "=",
+        "~",
+        "!",
+        "@",
+        "#",
+        "%",
+        "^",
+        "&",
+        "|",
+        "`",
+        "?",
+        "<>",
+        "->",
+        "->>",
+        "@-",
+        "$1",
+        "$23",
+        "U&\"d\\0061\"",
+        "a$b",
     ];
     prop_oneof![
         3 => proptest::sample::select(fixed.map(String::from).to_vec()),
@@ -293,9 +374,9 @@ fn joined(tokens: &[String], gaps: &[String]) -> String {
 /// A piece of text that stresses borders between tokens.
 fn fragment() -> impl Strategy<Value = String> {
     let pieces = [
-        "'", "''", "\"", "\\", "$", "$$", "$a$", "$1", "E'", "e", "U&'", "u&\"", "B'", "x'", "n'", "--", "/*", "*/", "\n", "\r", "\t", "\x0b", "\x0c",
-        " ", ";", "(", ")", "1", "0x1", "1_0", "1.", ".5", "1e", "e5", "..", ".", "a", "_", "é", "+", "-", "*", "/", "::", "@", "=", "\x01", "\x0e",
-        "uescape", "select", "set",
+        "'", "''", "\"", "\\", "$", "$$", "$a$", "$1", "E'", "e", "U&'", "u&\"", "B'", "x'", "n'", "--", "/*", "*/",
+        "\n", "\r", "\t", "\x0b", "\x0c", " ", ";", "(", ")", "1", "0x1", "1_0", "1.", ".5", "1e", "e5", "..", ".",
+        "a", "_", "é", "+", "-", "*", "/", "::", "@", "=", "\x01", "\x0e", "uescape", "select", "set",
     ];
     proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..24).prop_map(|pieces| pieces.concat())
 }

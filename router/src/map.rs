@@ -233,3 +233,37 @@ impl Schema {
         Arc::new(Self::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overrides_hold_for_their_own_keys_only() {
+        let placement = |_| Placement { node: "n".into(), host: "h".into(), port: 5432, dbname: "d".into() };
+        let keys: Vec<OwnedKey> = (0..10_000).map(|n| OwnedKey::Text(format!("org {n}").into_bytes().into())).collect();
+        // Every third key is moved: several share a slot.
+        let moved = keys.iter().step_by(3).map(|key| (key.clone(), 1));
+        let map =
+            ShardMap::new(1, KeyType::Text, &[0; SLOTS], moved, (0..2).map(placement).collect(), Schema::unsharded());
+        let map = map.expect("the map is consistent");
+        for (n, key) in keys.iter().enumerate() {
+            assert_eq!(map.shard_of(&key.as_key()).index(), usize::from(n % 3 == 0), "{key}");
+        }
+        assert_eq!(map.overrides().len(), keys.len().div_ceil(3));
+    }
+
+    #[test]
+    fn maps_that_contradict_themselves_are_refused() {
+        let placement = || vec![Placement { node: "n".into(), host: "h".into(), port: 5432, dbname: "d".into() }];
+        let build = |slots: &[u16], overrides: Vec<(OwnedKey, u16)>, shards| {
+            ShardMap::new(1, KeyType::Int, slots, overrides, shards, Schema::unsharded()).map(|map| map.version())
+        };
+        assert_eq!(build(&[0; SLOTS], vec![], placement()), Ok(1));
+        assert_eq!(build(&[0; SLOTS], vec![], vec![]), Err(MapError::NoShards));
+        assert_eq!(build(&[0; 16], vec![], placement()), Err(MapError::SlotCount(16)));
+        let unknown = |what: &str| Err(MapError::UnknownShard { what: what.into(), shard: 1, shards: 1 });
+        assert_eq!(build(&[1; SLOTS], vec![], placement()), unknown("slot 0"));
+        assert_eq!(build(&[0; SLOTS], vec![(OwnedKey::Int(7), 1)], placement()), unknown("the override of 7"));
+    }
+}

@@ -10,12 +10,8 @@ use crate::map::{Placement, SLOTS, Schema, Sharding};
 use crate::template::{Access, Action, Residue};
 
 fn map(key_type: KeyType, overrides: &[(OwnedKey, u16)]) -> ShardMap {
-    let sharding = Sharding {
-        key_column: "organization_id".into(),
-        key_type,
-        tables: HashMap::new(),
-        functions: HashMap::new(),
-    };
+    let sharding =
+        Sharding { key_column: "organization_id".into(), key_type, tables: HashMap::new(), functions: HashMap::new() };
     let schema = Arc::new(Schema { version: 1, sharding: Some(sharding) });
     let shard = |number| Placement { node: "n".into(), host: "h".into(), port: 5432, dbname: format!("s{number}") };
     let slots: Vec<u16> = (0..SLOTS as u16).map(|slot| slot % 4).collect();
@@ -23,7 +19,13 @@ fn map(key_type: KeyType, overrides: &[(OwnedKey, u16)]) -> ShardMap {
 }
 
 fn statement(route: Route) -> Statement {
-    Statement { route, access: Access::Read, action: Action::None, residue: Residue::default(), outside_transaction: false }
+    Statement {
+        route,
+        access: Access::Read,
+        action: Action::None,
+        residue: Residue::default(),
+        outside_transaction: false,
+    }
 }
 
 fn keyed(sources: &[KeySource]) -> Statement {
@@ -125,7 +127,7 @@ fn arrays_are_lists_of_keys() {
 fn null_matches_no_row_and_is_not_inserted() {
     let map = map(KeyType::Int, &[]);
     let filter = KeySource::Parameter { number: 1, usage: KeyUsage::Filter };
-    assert_eq!(decide(&map, &[filter.clone()], "select $1", &[None]), Ok(Target::Any));
+    assert_eq!(decide(&map, std::slice::from_ref(&filter), "select $1", &[None]), Ok(Target::Any));
     assert_eq!(decide(&map, &[filter, constant(0)], "select $1, 7", &[None]), Ok(shard_of(&map, 7)));
     let insert = KeySource::Parameter { number: 1, usage: KeyUsage::Insert };
     let refusal = decide(&map, &[insert], "select $1", &[None]).unwrap_err();
@@ -138,7 +140,7 @@ fn what_the_server_is_sure_to_refuse_reaches_it() {
     let map = map(KeyType::Int, &[]);
     let parameter = KeySource::Parameter { number: 1, usage: KeyUsage::Filter };
     assert_eq!(decide(&map, &[constant(0)], "select 'abc'", &[]), Ok(Target::Home));
-    assert_eq!(decide(&map, &[parameter.clone()], "select $1", &[Some("abc")]), Ok(Target::Home));
+    assert_eq!(decide(&map, std::slice::from_ref(&parameter), "select $1", &[Some("abc")]), Ok(Target::Home));
     assert_eq!(decide(&map, &[parameter], "select $1", &[]), Ok(Target::Home));
 }
 
@@ -148,7 +150,10 @@ fn what_is_not_proven_is_refused() {
     for sql in ["select 42.0", "select '0x1F'", "select 9223372036854775808", "select U&'1'"] {
         let refusal = decide(&map, &[constant(0)], sql, &[]).unwrap_err();
         assert_eq!(refusal.sqlstate, "0A000", "{sql}");
-        assert!(refusal.message.contains("constant number 1") && !refusal.detail.is_empty() && !refusal.hint.is_empty(), "{refusal:?}");
+        assert!(
+            refusal.message.contains("constant number 1") && !refusal.detail.is_empty() && !refusal.hint.is_empty(),
+            "{refusal:?}"
+        );
     }
     assert_eq!(decide(&map, &[constant(5)], "select 1", &[]).unwrap_err().sqlstate, "XX000");
 }

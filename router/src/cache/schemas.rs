@@ -24,7 +24,8 @@ pub(super) struct SharedSchemas {
 impl SharedSchemas {
     fn id(&mut self, schema: &Arc<Schema>) -> SchemaId {
         self.known.retain(|(known, _)| known.strong_count() > 0);
-        let equal = |known: &Weak<Schema>| known.upgrade().is_some_and(|known| Arc::ptr_eq(&known, schema) || known == *schema);
+        let equal =
+            |known: &Weak<Schema>| known.upgrade().is_some_and(|known| Arc::ptr_eq(&known, schema) || known == *schema);
         if let Some((_, id)) = self.known.iter().find(|(known, _)| equal(known)) {
             return *id;
         }

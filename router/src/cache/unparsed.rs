@@ -73,6 +73,8 @@ mod tests {
             functions: HashMap::new(),
         };
         let sharded = Schema { version: 1, sharding: Some(sharding) };
-        assert!(matches!(&not_utf8(&sharded).statements[0].route, Route::Refused(refusal) if refusal.sqlstate == "22021"));
+        assert!(
+            matches!(&not_utf8(&sharded).statements[0].route, Route::Refused(refusal) if refusal.sqlstate == "22021")
+        );
     }
 }

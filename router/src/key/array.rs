@@ -33,12 +33,11 @@ pub fn read_parameter(key_type: KeyType, parameter: Parameter<'_>, each: &mut dy
 }
 
 fn is_array_of(key_type: KeyType, oid: u32) -> bool {
-    match (key_type, oid) {
-        (_, oid::UNSPECIFIED | oid::UNKNOWN) => true,
-        (KeyType::Int, oid::INT2_ARRAY | oid::INT4_ARRAY | oid::INT8_ARRAY) => true,
-        (KeyType::Uuid, oid::UUID_ARRAY) => true,
-        (KeyType::Text, oid::TEXT_ARRAY | oid::VARCHAR_ARRAY) => true,
-        _ => false,
+    match key_type {
+        _ if matches!(oid, oid::UNSPECIFIED | oid::UNKNOWN) => true,
+        KeyType::Int => matches!(oid, oid::INT2_ARRAY | oid::INT4_ARRAY | oid::INT8_ARRAY),
+        KeyType::Uuid => oid == oid::UUID_ARRAY,
+        KeyType::Text => matches!(oid, oid::TEXT_ARRAY | oid::VARCHAR_ARRAY),
     }
 }
 
@@ -185,7 +184,20 @@ mod tests {
 
     #[test]
     fn odd_text_arrays_prove_nothing() {
-        for value in ["", "1,2", "{1,2", "{{1,2},{3,4}}", "[0:1]={1,2}", "{1,}", "{,1}", "{1,,2}", "{\"1}", "{\"1\"2}", "{1\"2\"}", "{\"1\\"] {
+        for value in [
+            "",
+            "1,2",
+            "{1,2",
+            "{{1,2},{3,4}}",
+            "[0:1]={1,2}",
+            "{1,}",
+            "{,1}",
+            "{1,,2}",
+            "{\"1}",
+            "{\"1\"2}",
+            "{1\"2\"}",
+            "{\"1\\",
+        ] {
             assert!(matches!(text_keys(KeyType::Int, value).0, ArrayReading::NotProven(_)), "{value}");
         }
         assert!(matches!(text_keys(KeyType::Text, "{a\\,b}").0, ArrayReading::NotProven(_)));

@@ -65,7 +65,9 @@ fn decode<'a>(literal: &Literal, sql: &'a [u8], buffer: &mut Vec<u8>) -> Decoded
             decode_quoted(raw.get(prefix..).unwrap_or_default(), true, buffer)
         }
         LiteralKind::DollarString => dollar_body(raw).map_or(Decoded::Unread, Decoded::Plain),
-        LiteralKind::UnicodeString | LiteralKind::BitString | LiteralKind::Integer | LiteralKind::Number => Decoded::Unread,
+        LiteralKind::UnicodeString | LiteralKind::BitString | LiteralKind::Integer | LiteralKind::Number => {
+            Decoded::Unread
+        }
     }
 }
 

@@ -34,7 +34,8 @@ fn int8in(value: &[u8]) -> Reading<'_> {
 
 /// What PostgreSQL 16 began to accept: `0x1F`, `0o17`, `0b11`, `1_000`.
 fn alternative_integer(digits: &[u8]) -> bool {
-    digits.first().is_some_and(u8::is_ascii_digit) && digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    digits.first().is_some_and(u8::is_ascii_digit)
+        && digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 pub(super) enum Decimal {
@@ -135,7 +136,20 @@ mod tests {
 
     #[test]
     fn what_int8in_refuses_is_a_server_error() {
-        for text in ["", " ", "-", "+-1", "- 1", "1 2", "abc", "1.0", "1e3x", "9223372036854775808", "-9223372036854775809", "\u{a0}1"] {
+        for text in [
+            "",
+            " ",
+            "-",
+            "+-1",
+            "- 1",
+            "1 2",
+            "abc",
+            "1.0",
+            "1e3x",
+            "9223372036854775808",
+            "-9223372036854775809",
+            "\u{a0}1",
+        ] {
             let reading = int(text);
             let expected = if text == "1e3x" { Reading::NotProven(ALTERNATIVE_INTEGER) } else { Reading::ServerError };
             assert_eq!(reading, expected, "{text:?}");
