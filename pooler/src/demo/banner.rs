@@ -42,7 +42,7 @@ impl Banner<'_> {
         writeln!(f, "  console   {}", endpoints.console_url)?;
         writeln!(f, "  socket    host={directory} port={} (users {APP}, {ADMIN})", endpoints.port)?;
         writeln!(f, "  unsharded {}", endpoints.plain_url)?;
-        writeln!(f, "  settings  {directory}/sluice.ini")?;
+        writeln!(f, "  settings  {directory}/sluice.ini (log: sluice.log)")?;
         write!(f, "  servers   PostgreSQL {} on 127.0.0.1:{}", self.postgresql, self.primary_port)?;
         match self.replica_port {
             Some(port) => writeln!(f, ", streaming replica on 127.0.0.1:{port}")?,

@@ -105,6 +105,7 @@ fn ini(directory: &DemoDirectory, fleet: &Fleet, port: u16) -> String {
          default_pool_size = 20\n\
          ; Prepared statements of the protocol work although servers change.\n\
          max_prepared_statements = 200\n\n\
+         logfile = {path}/sluice.log\n\
          ; The last shard map is kept here, for starts without the catalog.\n\
          state_dir = {path}/state\n",
     ));
