@@ -209,7 +209,13 @@ impl<'a> Serializer for &'a mut Census {
         Ok(Fields { census: self, node })
     }
 
-    fn serialize_tuple_variant(self, _: &'static str, _: u32, node: &'static str, _: usize) -> Result<Fields<'a>, Never> {
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        node: &'static str,
+        _: usize,
+    ) -> Result<Fields<'a>, Never> {
         Ok(Fields { census: self, node })
     }
 
@@ -222,7 +228,13 @@ impl<'a> Serializer for &'a mut Census {
         Ok(Fields { census: self, node })
     }
 
-    fn serialize_struct_variant(self, _: &'static str, _: u32, node: &'static str, _: usize) -> Result<Fields<'a>, Never> {
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        node: &'static str,
+        _: usize,
+    ) -> Result<Fields<'a>, Never> {
         self.enter(node);
         Ok(Fields { census: self, node })
     }

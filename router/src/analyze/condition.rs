@@ -178,7 +178,9 @@ impl Query<'_> {
     /// The values of an operand: of each item, if it is a row.
     fn operands(&mut self, node: &NodeEnum) -> Checked<Vec<Option<Value>>> {
         match node {
-            NodeEnum::RowExpr(row) => row.args.iter().filter_map(inner).map(|item| self.operand(item, COMPARED)).collect(),
+            NodeEnum::RowExpr(row) => {
+                row.args.iter().filter_map(inner).map(|item| self.operand(item, COMPARED)).collect()
+            }
             _ => Ok(vec![self.operand(node, COMPARED)?]),
         }
     }

@@ -70,6 +70,9 @@ fn copy_in(copy: &CopyStmt, table: &Table, name: &str, names: Names<'_>) -> Chec
 /// A column that is left to its default may get another value on each shard.
 fn complete(copy: &CopyStmt, table: &Table, name: &str) -> Checked<()> {
     let given = |column: &str| copy.attlist.iter().filter_map(string).any(|given| given == column);
+    if table.columns.is_empty() {
+        return Err(unproven("a reference table whose columns are not known yet"));
+    }
     match table.columns.iter().find(|column| !copy.attlist.is_empty() && !given(column)) {
         None => Ok(()),
         Some(column) => Err(unsupported(

@@ -5,8 +5,8 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType, IndexStmt, Node,
-    ObjectType, RangeVar, RenameStmt, TruncateStmt,
+    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
+    IndexStmt, Node, ObjectType, RangeVar, RenameStmt, TruncateStmt,
 };
 
 use super::names::{Found, Names, display};
@@ -79,11 +79,9 @@ fn refused_kind(node: &NodeEnum) -> Box<Refusal> {
             "A view hides the tables that decide where a statement belongs.",
             "Write the view's query where it is used, as a CTE or sub-select.",
         ),
-        NodeEnum::RuleStmt(_) => not_sharded(
-            "CREATE RULE",
-            "A rule turns a statement into others that can't be seen.",
-            "Use a trigger.",
-        ),
+        NodeEnum::RuleStmt(_) => {
+            not_sharded("CREATE RULE", "A rule turns a statement into others that can't be seen.", "Use a trigger.")
+        }
         NodeEnum::CreateRoleStmt(_)
         | NodeEnum::AlterRoleStmt(_)
         | NodeEnum::AlterRoleSetStmt(_)
@@ -95,7 +93,9 @@ fn refused_kind(node: &NodeEnum) -> Box<Refusal> {
             "Roles belong to a server, and several shards may share one.",
             "Run it once on each server directly.",
         ),
-        _ => not_sharded("this kind of statement", "It is not known where it belongs.", "Run it on each shard directly."),
+        _ => {
+            not_sharded("this kind of statement", "It is not known where it belongs.", "Run it on each shard directly.")
+        }
     }
 }
 
@@ -189,14 +189,20 @@ fn drop(drop: &DropStmt, names: Names<'_>) -> Checked<Placed> {
     match ObjectType::try_from(drop.remove_type) {
         Ok(ObjectType::ObjectTable) => drop_tables(drop, names),
         Ok(ObjectType::ObjectSchema) => Ok(ddl(Route::AllShards, schema_tables(drop, names))),
-        Ok(ObjectType::ObjectTrigger | ObjectType::ObjectPolicy | ObjectType::ObjectRule) => drop_from_table(drop, names),
+        Ok(ObjectType::ObjectTrigger | ObjectType::ObjectPolicy | ObjectType::ObjectRule) => {
+            drop_from_table(drop, names)
+        }
         Ok(
             ObjectType::ObjectForeignTable
             | ObjectType::ObjectForeignServer
             | ObjectType::ObjectFdw
             | ObjectType::ObjectPublication
             | ObjectType::ObjectSubscription,
-        ) => Err(not_sharded("DROP of this kind of object", "It belongs to one server.", "Run it on each shard directly.")),
+        ) => Err(not_sharded(
+            "DROP of this kind of object",
+            "It belongs to one server.",
+            "Run it on each shard directly.",
+        )),
         Ok(_) => Ok(ddl(Route::AllShards, [])),
         Err(_) => Err(unproven("this kind of DROP")),
     }
@@ -235,7 +241,8 @@ fn schema_tables(drop: &DropStmt, names: Names<'_>) -> Vec<SchemaChange> {
         return Vec::new();
     }
     let dropped: Vec<_> = drop.objects.iter().filter_map(string).collect();
-    let mut tables: Vec<_> = names.sharding.tables.keys().filter(|(schema, _)| dropped.contains(&schema.as_str())).collect();
+    let mut tables: Vec<_> =
+        names.sharding.tables.keys().filter(|(schema, _)| dropped.contains(&schema.as_str())).collect();
     tables.sort();
     let change = |(schema, name): &(String, String)| SchemaChange::Drop {
         schema: Some(schema.as_str().into()),
@@ -312,7 +319,11 @@ fn create_schema(schema: &CreateSchemaStmt) -> Checked<Placed> {
     if schema.schema_elts.is_empty() {
         return Ok(ddl(Route::AllShards, []));
     }
-    Err(not_sharded("CREATE SCHEMA with objects in it", "Each object has a place of its own.", "Create them one by one."))
+    Err(not_sharded(
+        "CREATE SCHEMA with objects in it",
+        "Each object has a place of its own.",
+        "Create them one by one.",
+    ))
 }
 
 fn alter_schema(alter: &AlterObjectSchemaStmt) -> Checked<Placed> {

@@ -33,8 +33,7 @@ pub fn decide(names: Names<'_>, constants: Constants<'_>, node: &NodeEnum, censu
         return Ok(Decided { route: Route::AllShards, fixes_literals: true });
     }
     if query.pins.scans() == 0 {
-        let home = called.home.is_some() || query.tables.home.is_some() || query.tables.catalog.is_some();
-        let route = if home || census.types.iter().any(|name| is_registry(name)) { Route::Home } else { Route::Any };
+        let route = if needs_home(&query.tables, &called, census) { Route::Home } else { Route::Any };
         return unpinned_functions(&called).map(|()| Decided { route, fixes_literals: false });
     }
     alone_on_shard(&query.tables, &called, census)?;
@@ -44,6 +43,13 @@ pub fn decide(names: Names<'_>, constants: Constants<'_>, node: &NodeEnum, censu
         Ok(sources) => Ok(Decided { route: Route::Keyed(sources.into()), fixes_literals: false }),
         Err(unpinned) => Err(not_pinned(names.key(), unpinned)),
     }
+}
+
+fn needs_home(tables: &Tables, called: &Called, census: &Census) -> bool {
+    // Row locks on a reference table must all be taken in one place to exclude each other.
+    let locks = census.locks > 0 && tables.reference_read.is_some();
+    let home = called.home.is_some() || tables.home.is_some() || tables.catalog.is_some();
+    locks || home || census.types.iter().any(|name| is_registry(name))
 }
 
 /// What the functions of a statement reach; the first of each kind, by name.
@@ -173,7 +179,9 @@ fn alone_on_shard(tables: &Tables, called: &Called, census: &Census) -> Checked<
         format!("\"{table}\" is a system catalog, which each shard has of its own")
     } else if let Some(function) = &called.home {
         format!("function {function}() is answered by the home shard")
-    } else if let Some(name) = census.types.iter().find(|name| matches!(name.as_str(), "regclass" | "regproc" | "regprocedure")) {
+    } else if let Some(name) =
+        census.types.iter().find(|name| matches!(name.as_str(), "regclass" | "regproc" | "regprocedure"))
+    {
         format!("a constant of type {name} names an object that has another oid on each shard")
     } else {
         return Ok(());
@@ -188,12 +196,15 @@ fn alone_on_shard(tables: &Tables, called: &Called, census: &Census) -> Checked<
 /// A write to a reference table runs on every shard, and must do the same on each.
 fn reference_write(written: &str, query: &Query<'_>, census: &Census, called: &Called) -> Checked<()> {
     let literals = query.constants.literals.iter().filter(|literal| literal.kind != LiteralKind::Integer);
-    let clock = literals.map(|literal| &query.constants.sql[literal.start as usize..literal.end as usize]).find(|text| names_clock(text));
+    let clock = literals
+        .map(|literal| &query.constants.sql[literal.start as usize..literal.end as usize])
+        .find(|text| names_clock(text));
     let reason = if let Some(table) = query.pins.first_table() {
         format!("It reads the sharded table \"{table}\", which holds other rows on each shard.")
     } else if let Some(table) = query.tables.home.as_ref().or(query.tables.catalog.as_ref()) {
         format!("It also touches \"{table}\", which is not the same on each shard.")
-    } else if let Some(function) = called.unrepeatable.as_ref().or(called.home.as_ref()).or(called.shard_local.as_ref()) {
+    } else if let Some(function) = called.unrepeatable.as_ref().or(called.home.as_ref()).or(called.shard_local.as_ref())
+    {
         format!("{function} may give another result on each shard.")
     } else if let Some(text) = clock {
         format!("The constant {text} means another time on each shard.")
@@ -222,16 +233,19 @@ fn not_pinned(key: &str, unpinned: Unpinned) -> Box<Refusal> {
     let (detail, hint) = match (parameter, seen) {
         (Some(number), _) => (
             format!("Parameter ${number} is compared with \"{key}\", but its other uses may give it another type."),
-            format!("Write the type at each of its uses, for example ${number}::bigint, or use a parameter of its own."),
+            format!(
+                "Write the type at each of its uses, for example ${number}::bigint, or use a parameter of its own."
+            ),
         ),
         (None, Some(place)) => (
-            format!("\"{key}\" of \"{table}\" is mentioned only in {place}, which does not restrict the rows that count."),
+            format!(
+                "\"{key}\" of \"{table}\" is mentioned only in {place}, which does not restrict the rows that count."
+            ),
             restrict_hint(key),
         ),
-        (None, None) => (
-            format!("No condition that every row must fulfil restricts \"{key}\" of \"{table}\"."),
-            restrict_hint(key),
-        ),
+        (None, None) => {
+            (format!("No condition that every row must fulfil restricts \"{key}\" of \"{table}\"."), restrict_hint(key))
+        }
     };
     at(unsupported(format!("sharded table \"{table}\" is not restricted to one sharding key"), detail, hint), location)
 }

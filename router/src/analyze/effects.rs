@@ -2,8 +2,8 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    CopyStmt, DeclareCursorStmt, DiscardMode, ReindexObjectType, ReindexStmt, TransactionStmt, TransactionStmtKind, VariableSetKind,
-    VariableSetStmt,
+    CopyStmt, DeclareCursorStmt, DiscardMode, ReindexObjectType, ReindexStmt, TransactionStmt, TransactionStmtKind,
+    VariableSetKind, VariableSetStmt,
 };
 
 use super::census::Census;

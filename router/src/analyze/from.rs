@@ -229,7 +229,9 @@ fn transparent_clauses(select: &SelectStmt) -> bool {
 fn transparent_target(target: &NodeEnum) -> bool {
     let NodeEnum::ResTarget(target) = target else { return false };
     match inner_of(&target.val) {
-        Some(NodeEnum::TypeCast(cast)) => matches!(inner_of(&cast.arg), Some(NodeEnum::ColumnRef(_) | NodeEnum::AConst(_))),
+        Some(NodeEnum::TypeCast(cast)) => {
+            matches!(inner_of(&cast.arg), Some(NodeEnum::ColumnRef(_) | NodeEnum::AConst(_)))
+        }
         Some(value) => matches!(value, NodeEnum::ColumnRef(_) | NodeEnum::AConst(_) | NodeEnum::ParamRef(_)),
         None => false,
     }

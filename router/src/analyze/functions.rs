@@ -84,11 +84,33 @@ fn volatility(letter: &str) -> Option<Volatility> {
 /// Functions that came after PostgreSQL 15. An older server knows none of them, and says so.
 fn newer(name: &str) -> Option<Volatility> {
     match name {
-        "array_reverse" | "array_sort" | "bytea_reverse" | "casefold" | "crc32" | "crc32c" | "erf" | "erfc" | "gamma"
-        | "lgamma" | "json_strip_nulls" | "to_bin" | "to_oct" | "unicode_assigned" | "unicode_version"
-        | "uuid_extract_timestamp" | "uuid_extract_version" | "xmltext" | "any_value" => Some(Volatility::Immutable),
-        "date_add" | "date_subtract" | "json_array" | "json_scalar" | "json_serialize" | "pg_input_error_info"
-        | "pg_input_is_valid" | "system_user" => Some(Volatility::Stable),
+        "array_reverse"
+        | "array_sort"
+        | "bytea_reverse"
+        | "casefold"
+        | "crc32"
+        | "crc32c"
+        | "erf"
+        | "erfc"
+        | "gamma"
+        | "lgamma"
+        | "json_strip_nulls"
+        | "to_bin"
+        | "to_oct"
+        | "unicode_assigned"
+        | "unicode_version"
+        | "uuid_extract_timestamp"
+        | "uuid_extract_version"
+        | "xmltext"
+        | "any_value" => Some(Volatility::Immutable),
+        "date_add"
+        | "date_subtract"
+        | "json_array"
+        | "json_scalar"
+        | "json_serialize"
+        | "pg_input_error_info"
+        | "pg_input_is_valid"
+        | "system_user" => Some(Volatility::Stable),
         "array_sample" | "array_shuffle" | "random_normal" | "uuidv4" | "uuidv7" => Some(Volatility::Volatile),
         _ => None,
     }
@@ -96,8 +118,19 @@ fn newer(name: &str) -> Option<Volatility> {
 
 /// Volatile, but they change nothing.
 const HARMLESS: &[&str] = &[
-    "array_sample", "array_shuffle", "clock_timestamp", "current_query", "gen_random_uuid", "pg_sleep", "pg_sleep_for",
-    "pg_sleep_until", "random", "random_normal", "timeofday", "uuidv4", "uuidv7",
+    "array_sample",
+    "array_shuffle",
+    "clock_timestamp",
+    "current_query",
+    "gen_random_uuid",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "random",
+    "random_normal",
+    "timeofday",
+    "uuidv4",
+    "uuidv7",
 ];
 
 /// Stable within a statement, but another shard's statement starts at another time.
@@ -105,21 +138,57 @@ const CLOCK: &[&str] = &["age", "now", "statement_timestamp", "transaction_times
 
 /// Their result depends on the order in which rows arrive, and each shard keeps its own.
 const ORDERED: &[&str] = &[
-    "any_value", "array_agg", "dense_rank", "first_value", "json_agg", "json_object_agg", "jsonb_agg", "jsonb_object_agg", "lag",
-    "last_value", "lead", "nth_value", "ntile", "percent_rank", "rank", "row_number", "string_agg", "xmlagg",
+    "any_value",
+    "array_agg",
+    "dense_rank",
+    "first_value",
+    "json_agg",
+    "json_object_agg",
+    "jsonb_agg",
+    "jsonb_object_agg",
+    "lag",
+    "last_value",
+    "lead",
+    "nth_value",
+    "ntile",
+    "percent_rank",
+    "rank",
+    "row_number",
+    "string_agg",
+    "xmlagg",
 ];
 
 /// Functions of the `pg_` family that look at nothing but their arguments and the settings.
 const PLAIN: &[&str] = &[
-    "pg_char_to_encoding", "pg_client_encoding", "pg_collation_for", "pg_column_compression", "pg_column_size",
-    "pg_encoding_max_length", "pg_encoding_to_char", "pg_input_error_info", "pg_input_is_valid", "pg_size_bytes",
-    "pg_size_pretty", "pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_typeof",
+    "pg_char_to_encoding",
+    "pg_client_encoding",
+    "pg_collation_for",
+    "pg_column_compression",
+    "pg_column_size",
+    "pg_encoding_max_length",
+    "pg_encoding_to_char",
+    "pg_input_error_info",
+    "pg_input_is_valid",
+    "pg_size_bytes",
+    "pg_size_pretty",
+    "pg_sleep",
+    "pg_sleep_for",
+    "pg_sleep_until",
+    "pg_typeof",
 ];
 
 /// Functions without the `pg_` prefix that look at the server's catalogs or its sessions.
 const SERVER: &[&str] = &[
-    "col_description", "currtid2", "inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port", "mxid_age",
-    "obj_description", "shobj_description", "row_security_active",
+    "col_description",
+    "currtid2",
+    "inet_client_addr",
+    "inet_client_port",
+    "inet_server_addr",
+    "inet_server_port",
+    "mxid_age",
+    "obj_description",
+    "shobj_description",
+    "row_security_active",
 ];
 
 const SEQUENCE: &str = "a sequence lives in one shard: two shards hand out the same number";
@@ -173,7 +242,9 @@ fn refused(name: &str) -> Option<&'static str> {
         "loread" | "lowrite" | "pg_stat_file" => Some(SERVER_FILES),
         "pg_export_snapshot" | "pg_xact_status" | "pg_last_committed_xact" => Some(TRANSACTION_ID),
         _ if name.contains("_to_xml") => Some(BY_NAME),
-        _ if name.starts_with("lo_") || name.starts_with("pg_read_") || name.starts_with("pg_ls_") => Some(SERVER_FILES),
+        _ if name.starts_with("lo_") || name.starts_with("pg_read_") || name.starts_with("pg_ls_") => {
+            Some(SERVER_FILES)
+        }
         _ if name.starts_with("txid_") || name.starts_with("pg_current_xact") || name == "pg_current_snapshot" => {
             Some(TRANSACTION_ID)
         }
@@ -227,13 +298,18 @@ mod tests {
     #[test]
     fn knows_what_each_kind_reaches() {
         let reach = |name| builtin(name).expect(name).reach;
-        for name in ["lower", "now", "count", "random", "concat", "current_setting", "jsonb_build_object", "pg_typeof"] {
+        for name in ["lower", "now", "count", "random", "concat", "current_setting", "jsonb_build_object", "pg_typeof"]
+        {
             assert_eq!(reach(name), Reach::Arguments, "{name}");
         }
-        for name in ["pg_backend_pid", "pg_get_viewdef", "pg_total_relation_size", "to_regclass", "pg_advisory_xact_lock"] {
+        for name in
+            ["pg_backend_pid", "pg_get_viewdef", "pg_total_relation_size", "to_regclass", "pg_advisory_xact_lock"]
+        {
             assert_eq!(reach(name), Reach::Home, "{name}");
         }
-        for name in ["nextval", "query_to_xml", "pg_notify", "pg_read_file", "lo_import", "pg_terminate_backend", "setseed"] {
+        for name in
+            ["nextval", "query_to_xml", "pg_notify", "pg_read_file", "lo_import", "pg_terminate_backend", "setseed"]
+        {
             assert!(matches!(reach(name), Reach::Refused(_)), "{name}");
         }
         assert_eq!(reach("pg_try_advisory_lock"), Reach::SessionLock);

@@ -7,7 +7,8 @@
 //! 4. [`query`], [`from`], [`condition`], [`dml`]: the walk that finds every table and every equality of the key;
 //! 5. [`pins`]: the rule by which equalities restrict tables to keys (why an answer from one shard is right);
 //! 6. [`census`]: the generic walk that proves that 4 missed nothing;
-//! 7. [`names`], [`scope`], [`constants`], [`functions`], [`nodes`], [`refuse`]: what the others look things up in.
+//! 7. [`text`]: what the statements of one text do to those after them;
+//! 8. [`names`], [`scope`], [`constants`], [`functions`], [`nodes`], [`refuse`]: what the others look things up in.
 
 mod census;
 mod condition;
@@ -29,6 +30,7 @@ mod setting;
 mod table;
 #[cfg(test)]
 mod tests;
+mod text;
 mod utility;
 
 use std::borrow::Cow;
@@ -41,6 +43,7 @@ use self::constants::Constants;
 use self::effects::{Effects, effects};
 use self::names::Names;
 use self::nodes::inner_of;
+use self::text::Text;
 use self::utility::Placed;
 use crate::cache::SearchPath;
 use crate::key::KeyType;
@@ -51,17 +54,26 @@ use crate::template::{Access, Action, Refusal, Residue, Route, Statement, Templa
 /// Analyses `sql` (the first text seen of a template; `normalized` is the lexer's output for it) against `schema`.
 /// Never fails: what can't be parsed or proven becomes a template whose statement is refused (or, in an unsharded
 /// database, one that is sent as it is).
-pub fn analyze(schema: &Schema, search_path: &[String], _path: SearchPath, sql: &str, normalized: &Normalized) -> Template {
-    let names = Names::new(schema, search_path);
+pub fn analyze(
+    schema: &Schema,
+    search_path: &[String],
+    _path: SearchPath,
+    sql: &str,
+    normalized: &Normalized,
+) -> Template {
     let parsed = match pg_query::parse(&standard(sql, normalized), 0) {
         Ok(parsed) => parsed.protobuf,
-        Err(error) => return unparsed(names.is_some(), &error, normalized),
+        Err(error) => return unparsed(schema.sharding.is_some(), &error, normalized),
     };
-    let key_type = names.map_or(KeyType::Int, |names| names.sharding.key_type);
+    let key_type = schema.sharding.as_ref().map_or(KeyType::Int, |sharding| sharding.key_type);
     let constants = Constants { sql, literals: &normalized.literals, key_type };
     let mut fixed = Vec::new();
-    let statements: Vec<_> =
-        parsed.stmts.iter().filter_map(|raw| statement(raw, names, constants, &mut fixed)).collect();
+    let mut text = Text::new(schema.sharding.as_ref(), search_path);
+    let mut statements = Vec::new();
+    for raw in &parsed.stmts {
+        let statement = statement(raw, text.names(), constants, &mut fixed);
+        statements.extend(statement.map(|statement| text.follow(statement)));
+    }
     let spans_agree = statements.len() == pieces(sql, normalized);
     fixed.sort_unstable();
     fixed.dedup();
@@ -86,7 +98,12 @@ fn standard<'a>(sql: &'a str, normalized: &Normalized) -> Cow<'a, str> {
 }
 
 /// One statement of the text. Constants that the decision depends on are added to `fixed`.
-fn statement(raw: &RawStmt, names: Option<Names<'_>>, constants: Constants<'_>, fixed: &mut Vec<u16>) -> Option<Statement> {
+fn statement(
+    raw: &RawStmt,
+    names: Option<Names<'_>>,
+    constants: Constants<'_>,
+    fixed: &mut Vec<u16>,
+) -> Option<Statement> {
     let node = inner_of(&raw.stmt)?;
     let census = Census::of(raw);
     let Effects { access, action, residue, outside_transaction, fixed_literal } = effects(node, &census, &constants);

@@ -3,7 +3,7 @@
 use pg_query::protobuf::RangeVar;
 
 use super::refuse::{Checked, at, refusal};
-use crate::map::{Schema, Sharding, Table};
+use crate::map::{Sharding, Table};
 
 /// What a relation's name stands for in a sharded database.
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +21,8 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// None in an unsharded database.
-    pub fn new(schema: &'a Schema, search_path: &'a [String]) -> Option<Self> {
-        schema.sharding.as_ref().map(|sharding| Self { sharding, search_path })
+    pub fn new(sharding: &'a Sharding, search_path: &'a [String]) -> Self {
+        Self { sharding, search_path }
     }
 
     /// The relation that `name` means, or why there is none.
@@ -41,7 +40,10 @@ impl<'a> Names<'a> {
         }
         let explicit = self.search_path.iter().any(|schema| schema == "pg_catalog");
         let implicit = (!explicit).then_some("pg_catalog");
-        implicit.into_iter().chain(self.search_path.iter().map(String::as_str)).find_map(|schema| self.in_schema(schema, table))
+        implicit
+            .into_iter()
+            .chain(self.search_path.iter().map(String::as_str))
+            .find_map(|schema| self.in_schema(schema, table))
     }
 
     fn in_schema(&self, schema: &str, table: &str) -> Option<Found<'a>> {

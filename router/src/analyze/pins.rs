@@ -170,8 +170,7 @@ impl Pins {
         let mut assumed: HashSet<(usize, usize)> = self.recursive.keys().copied().collect();
         loop {
             let solution = self.solve(&assumed);
-            let broken: Vec<_> =
-                assumed.iter().filter(|at| !solution.settled(&self.recursive[at])).copied().collect();
+            let broken: Vec<_> = assumed.iter().filter(|at| !solution.settled(&self.recursive[at])).copied().collect();
             if broken.is_empty() {
                 return self.collect(&solution);
             }
@@ -185,8 +184,11 @@ impl Pins {
     /// (by induction over the iterations; [`Pins::resolve`] checks the step).
     fn solve(&self, assumed: &HashSet<(usize, usize)>) -> Solution {
         let reach = self.reach();
-        let mut solution =
-            Solution { pinned: vec![None; self.scans.len()], assumed: assumed.clone(), uncertain: self.uncertain_parameters() };
+        let mut solution = Solution {
+            pinned: vec![None; self.scans.len()],
+            assumed: assumed.clone(),
+            uncertain: self.uncertain_parameters(),
+        };
         loop {
             let mut changed = false;
             for (index, fact) in self.facts.iter().enumerate() {
@@ -338,7 +340,10 @@ impl Value {
     pub fn stored(self) -> Self {
         match self {
             Self::Constants(constants) => Self::Constants(
-                constants.into_iter().map(|constant| Constant { source: stored(constant.source), ..constant }).collect(),
+                constants
+                    .into_iter()
+                    .map(|constant| Constant { source: stored(constant.source), ..constant })
+                    .collect(),
             ),
             Self::OneOf(values) => Self::OneOf(values.into_iter().map(Self::stored).collect()),
             other => other,

@@ -80,7 +80,9 @@ impl<'a> Query<'a> {
         let columns = match SetOperation::try_from(select.op) {
             _ if !select.values_lists.is_empty() => self.values(select)?,
             Ok(SetOperation::SetopNone) => self.plain_select(select, parent)?,
-            Ok(SetOperation::SetopUnion | SetOperation::SetopIntersect | SetOperation::SetopExcept) => self.set_operation(select)?,
+            Ok(SetOperation::SetopUnion | SetOperation::SetopIntersect | SetOperation::SetopExcept) => {
+                self.set_operation(select)?
+            }
             _ => return Err(unproven("this set operation")),
         };
         self.ctes.truncate(outer_ctes);
@@ -98,7 +100,8 @@ impl<'a> Query<'a> {
         self.walk_list(&select.window_clause, "WINDOW")?;
         self.walk_option(&select.having_clause, "HAVING")?;
         self.tail(select)?;
-        self.order_matters |= select.distinct_clause.iter().any(|node| node.node.is_some()) || !select.window_clause.is_empty();
+        self.order_matters |=
+            select.distinct_clause.iter().any(|node| node.node.is_some()) || !select.window_clause.is_empty();
         self.scope.levels.pop();
         Ok(columns)
     }
@@ -220,7 +223,9 @@ impl<'a> Query<'a> {
         let Some(query) = inner_of(&cte.ctequery) else { return Err(unproven("this WITH query")) };
         let names = owned_strings(&cte.aliascolnames);
         let mut columns = match (slot, query) {
-            (Some(slot), NodeEnum::SelectStmt(select)) if select.larg.is_some() => self.recursive_table(select, slot, &names)?,
+            (Some(slot), NodeEnum::SelectStmt(select)) if select.larg.is_some() => {
+                self.recursive_table(select, slot, &names)?
+            }
             _ => self.query(query, None)?,
         };
         columns.rename(&names);
@@ -329,6 +334,7 @@ impl<'a> Query<'a> {
         for name in &table.columns {
             columns.push(&**name, scan.filter(|_| **name == *key).map(Value::Key));
         }
+        columns.open = table.columns.is_empty();
         if let Some(scan) = scan
             && table.column(key).is_none()
         {

@@ -97,7 +97,9 @@ fn set_value(node: &NodeEnum, constants: &Constants<'_>) -> Option<SetValue> {
 /// Looks through a cast to text.
 fn uncast(node: &NodeEnum) -> Option<&NodeEnum> {
     match node {
-        NodeEnum::TypeCast(cast) => (family(cast.type_name.as_ref()?, false)? == Family::Text).then(|| inner_of(&cast.arg))?,
+        NodeEnum::TypeCast(cast) => {
+            (family(cast.type_name.as_ref()?, false)? == Family::Text).then(|| inner_of(&cast.arg))?
+        }
         other => Some(other),
     }
 }

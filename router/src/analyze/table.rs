@@ -3,8 +3,8 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, ConstrType, Constraint, CreateStmt, Node, ObjectType, RangeVar,
-    TypeName,
+    AlterTableCmd, AlterTableStmt, AlterTableType, ColumnDef, ConstrType, Constraint, CreateStmt, Node, ObjectType,
+    RangeVar, TypeName,
 };
 
 use super::census::Census;
@@ -149,8 +149,14 @@ pub fn alter(alter: &AlterTableStmt, names: Names<'_>) -> Checked<Placed> {
 /// ALTER INDEX, SEQUENCE, TYPE: the same on every shard.
 fn alter_other(alter: &AlterTableStmt) -> Checked<Placed> {
     match ObjectType::try_from(alter.objtype) {
-        Ok(ObjectType::ObjectIndex | ObjectType::ObjectSequence | ObjectType::ObjectType) => Ok(ddl(Route::AllShards, [])),
-        _ => Err(not_sharded("ALTER of this kind of object", "It belongs to one server.", "Run it on each shard directly.")),
+        Ok(ObjectType::ObjectIndex | ObjectType::ObjectSequence | ObjectType::ObjectType) => {
+            Ok(ddl(Route::AllShards, []))
+        }
+        _ => Err(not_sharded(
+            "ALTER of this kind of object",
+            "It belongs to one server.",
+            "Run it on each shard directly.",
+        )),
     }
 }
 
@@ -174,7 +180,9 @@ impl Owner<'_> {
                 self.partition(command).map(|()| false)
             }
             Ok(AlterTableType::AtAddInherit | AlterTableType::AtDropInherit) => self.parent(command).map(|()| false),
-            Ok(AlterTableType::AtAddOf | AlterTableType::Undefined) | Err(_) => Err(unproven("this form of ALTER TABLE")),
+            Ok(AlterTableType::AtAddOf | AlterTableType::Undefined) | Err(_) => {
+                Err(unproven("this form of ALTER TABLE"))
+            }
             Ok(_) => Ok(false),
         }
     }
@@ -333,7 +341,8 @@ impl Owner<'_> {
             if function.name == "nextval" {
                 self.sequence("a default from a sequence")?;
             }
-            let repeatable = lookup(function).is_some_and(|builtin| builtin.repeatable && builtin.reach == Reach::Arguments);
+            let repeatable =
+                lookup(function).is_some_and(|builtin| builtin.repeatable && builtin.reach == Reach::Arguments);
             if self.class == TableClass::Reference && !repeatable {
                 return Err(self.differing_default(&function.name));
             }
@@ -369,7 +378,11 @@ fn is_serial(name: &str) -> bool {
 }
 
 /// A shard can only see the rows of its own keys, so that uniqueness must include the key.
-pub fn unique_includes_key<'a>(columns: impl IntoIterator<Item = &'a str>, table: &str, names: Names<'_>) -> Checked<()> {
+pub fn unique_includes_key<'a>(
+    columns: impl IntoIterator<Item = &'a str>,
+    table: &str,
+    names: Names<'_>,
+) -> Checked<()> {
     let key = names.key();
     let columns: Vec<_> = columns.into_iter().collect();
     if columns.contains(&key) {

@@ -2,6 +2,8 @@
 
 mod ddl;
 mod fixture;
+mod peers;
 mod queries;
+mod random;
 mod session;
 mod writes;

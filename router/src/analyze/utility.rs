@@ -1,7 +1,9 @@
 //! Where each kind of statement belongs in a sharded database.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{DeclareCursorStmt, ExplainStmt, FetchStmt, TransactionStmt, TransactionStmtKind, VariableSetStmt};
+use pg_query::protobuf::{
+    DeclareCursorStmt, ExplainStmt, FetchStmt, TransactionStmt, TransactionStmtKind, VariableSetStmt,
+};
 
 use super::census::Census;
 use super::constants::Constants;
@@ -66,9 +68,11 @@ fn query(node: &NodeEnum, names: Names<'_>, constants: Constants<'_>, census: &C
 
 fn transaction_control(transaction: &TransactionStmt) -> Checked<Placed> {
     match TransactionStmtKind::try_from(transaction.kind) {
-        Ok(TransactionStmtKind::TransStmtPrepare
+        Ok(
+            TransactionStmtKind::TransStmtPrepare
             | TransactionStmtKind::TransStmtCommitPrepared
-            | TransactionStmtKind::TransStmtRollbackPrepared) => Err(not_sharded(
+            | TransactionStmtKind::TransStmtRollbackPrepared,
+        ) => Err(not_sharded(
             "PREPARE TRANSACTION",
             "Two-phase commit over the shards is Sluice's own business.",
             "Use COMMIT: a transaction that wrote on several shards is committed atomically.",
@@ -173,9 +177,11 @@ fn session_bound(node: &NodeEnum) -> Option<Box<crate::template::Refusal>> {
         | NodeEnum::RefreshMatViewStmt(_)
         | NodeEnum::CheckPointStmt(_)
         | NodeEnum::LoadStmt(_)
-        | NodeEnum::AlterSystemStmt(_) => {
-            not_sharded("maintenance of a server (VACUUM, ANALYZE, REINDEX, CLUSTER …)", "It acts on one server.", OWN_SERVER)
-        }
+        | NodeEnum::AlterSystemStmt(_) => not_sharded(
+            "maintenance of a server (VACUUM, ANALYZE, REINDEX, CLUSTER …)",
+            "It acts on one server.",
+            OWN_SERVER,
+        ),
         NodeEnum::CreatedbStmt(_)
         | NodeEnum::DropdbStmt(_)
         | NodeEnum::AlterDatabaseStmt(_)

@@ -55,19 +55,39 @@ fn a_sharded_table_has_nothing_that_spans_shards() {
         ("CREATE TABLE t (organization_id int, id uuid, UNIQUE (id))", "refused 0A000"),
         ("CREATE TABLE t (organization_id int, id uuid, UNIQUE (id, organization_id))", "all"),
         ("CREATE TABLE t (organization_id int, r int4range, EXCLUDE USING gist (r WITH &&))", "refused 0A000"),
-        ("CREATE TABLE t (organization_id int, r int4range, EXCLUDE USING gist (organization_id WITH =, r WITH &&))", "all"),
-        ("CREATE TABLE t (organization_id int, r int4range, EXCLUDE USING gist (organization_id WITH <>, r WITH &&))", "refused 0A000"),
+        (
+            "CREATE TABLE t (organization_id int, r int4range, EXCLUDE USING gist (organization_id WITH =, r WITH &&))",
+            "all",
+        ),
+        (
+            "CREATE TABLE t (organization_id int, r int4range, EXCLUDE USING gist (organization_id WITH <>, r WITH &&))",
+            "refused 0A000",
+        ),
         ("CREATE TABLE t (organization_id int, m int REFERENCES members (id))", "refused 0A000"),
-        ("CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members (organization_id, id))", "all"),
-        ("CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members (id, organization_id))", "refused 0A000"),
-        ("CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members)", "refused 0A000"),
-        ("CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES t (organization_id, m))", "all"),
+        (
+            "CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members (organization_id, id))",
+            "all",
+        ),
+        (
+            "CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members (id, organization_id))",
+            "refused 0A000",
+        ),
+        (
+            "CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES members)",
+            "refused 0A000",
+        ),
+        (
+            "CREATE TABLE t (organization_id int, m int, FOREIGN KEY (organization_id, m) REFERENCES t (organization_id, m))",
+            "all",
+        ),
         ("CREATE TABLE t (organization_id int, s text REFERENCES states (code))", "all"),
         ("CREATE TABLE t (organization_id int, s int REFERENCES jobs (id))", "refused 0A000"),
         ("CREATE TABLE t (id int, m int REFERENCES members (id))", "refused 0A000"),
         ("CREATE TABLE t (id int, s int REFERENCES jobs (id), c text REFERENCES states)", "home"),
     ]);
-    assert!(refusal("CREATE TABLE t (organization_id int, id uuid, UNIQUE (id))").hint.contains("(organization_id, id)"));
+    assert!(
+        refusal("CREATE TABLE t (organization_id int, id uuid, UNIQUE (id))").hint.contains("(organization_id, id)")
+    );
 }
 
 #[test]

@@ -97,19 +97,31 @@ fn what_does_not_restrict_does_not_pin() {
 #[test]
 fn joins_on_the_key_pin_transitively() {
     check(&[
-        ("SELECT * FROM members m JOIN claims c ON c.organization_id = m.organization_id WHERE m.organization_id = 5", "key 5"),
-        ("SELECT * FROM members m, claims c WHERE c.organization_id = m.organization_id AND c.organization_id = $1", "key $1"),
+        (
+            "SELECT * FROM members m JOIN claims c ON c.organization_id = m.organization_id WHERE m.organization_id = 5",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m, claims c WHERE c.organization_id = m.organization_id AND c.organization_id = $1",
+            "key $1",
+        ),
         ("SELECT * FROM members JOIN claims USING (organization_id) WHERE organization_id = 5", "key 5"),
         ("SELECT * FROM members JOIN claims USING (organization_id) WHERE claims.organization_id = 5", "key 5"),
         ("SELECT * FROM members NATURAL JOIN claims WHERE organization_id = 5", "key 5"),
-        ("SELECT * FROM members m JOIN claims c ON c.organization_id = m.organization_id AND m.organization_id = 5", "key 5"),
+        (
+            "SELECT * FROM members m JOIN claims c ON c.organization_id = m.organization_id AND m.organization_id = 5",
+            "key 5",
+        ),
         (
             "SELECT * FROM members a JOIN members b ON a.organization_id = b.organization_id \
              JOIN claims c ON c.organization_id = b.organization_id WHERE c.organization_id = 7",
             "key 7",
         ),
         ("SELECT * FROM members m JOIN claims c ON c.member_id = m.id WHERE m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members m JOIN claims c ON c.organization_id = m.id WHERE m.organization_id = 5", "refused 0A000"),
+        (
+            "SELECT * FROM members m JOIN claims c ON c.organization_id = m.id WHERE m.organization_id = 5",
+            "refused 0A000",
+        ),
         (
             "SELECT * FROM members m JOIN claims c ON c.organization_id = m.organization_id OR true WHERE m.organization_id = 5",
             "refused 0A000",
@@ -123,7 +135,10 @@ fn joins_on_the_key_pin_transitively() {
         ("SELECT * FROM (members JOIN claims USING (organization_id)) AS j (k) WHERE j.k = 5", "key 5"),
         ("SELECT * FROM members JOIN claims USING (organization_id) AS u WHERE u.organization_id = 5", "key 5"),
         ("SELECT * FROM members m JOIN states s ON s.code = m.state_code WHERE m.organization_id = 5", "key 5"),
-        ("SELECT * FROM members m CROSS JOIN claims c WHERE (m.organization_id, c.organization_id) = (1, 1)", "key 1 1"),
+        (
+            "SELECT * FROM members m CROSS JOIN claims c WHERE (m.organization_id, c.organization_id) = (1, 1)",
+            "key 1 1",
+        ),
     ]);
 }
 
@@ -137,12 +152,27 @@ fn outer_joins_pin_only_what_they_restrict() {
         ("SELECT * FROM members m LEFT JOIN claims c USING (organization_id) WHERE organization_id = 5", "key 5"),
         ("SELECT * FROM states s LEFT JOIN claims c ON c.organization_id = 5", "key 5"),
         ("SELECT * FROM claims c RIGHT JOIN states s ON c.organization_id = 5", "key 5"),
-        ("SELECT * FROM members m LEFT JOIN claims c ON c.organization_id = m.organization_id AND m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members m LEFT JOIN claims c ON m.organization_id = 5 AND c.organization_id = 5", "refused 0A000"),
+        (
+            "SELECT * FROM members m LEFT JOIN claims c ON c.organization_id = m.organization_id AND m.organization_id = 5",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members m LEFT JOIN claims c ON m.organization_id = 5 AND c.organization_id = 5",
+            "refused 0A000",
+        ),
         ("SELECT * FROM members m RIGHT JOIN claims c USING (organization_id) WHERE m.organization_id = 5", "key 5"),
-        ("SELECT * FROM claims c RIGHT JOIN members m ON c.organization_id = 5 AND m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members m FULL JOIN claims c ON m.organization_id = 5 AND c.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members m FULL JOIN claims c USING (organization_id) WHERE organization_id = 5", "refused 0A000"),
+        (
+            "SELECT * FROM claims c RIGHT JOIN members m ON c.organization_id = 5 AND m.organization_id = 5",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members m FULL JOIN claims c ON m.organization_id = 5 AND c.organization_id = 5",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members m FULL JOIN claims c USING (organization_id) WHERE organization_id = 5",
+            "refused 0A000",
+        ),
         (
             "SELECT * FROM members m FULL JOIN claims c USING (organization_id) \
              WHERE m.organization_id = 5 AND c.organization_id = 5",
@@ -169,7 +199,10 @@ fn outer_joins_pin_only_what_they_restrict() {
              LEFT JOIN contributions d ON d.organization_id = c.organization_id WHERE m.organization_id = 5",
             "key 5",
         ),
-        ("SELECT * FROM members m LEFT JOIN claims c ON c.organization_id = 5 WHERE m.organization_id = c.organization_id", "key 5"),
+        (
+            "SELECT * FROM members m LEFT JOIN claims c ON c.organization_id = 5 WHERE m.organization_id = c.organization_id",
+            "key 5",
+        ),
     ]);
 }
 
@@ -179,37 +212,94 @@ fn sub_selects_are_pinned_by_themselves_or_by_correlation() {
         ("SELECT (SELECT count(*) FROM members)", "refused 0A000"),
         ("SELECT EXISTS (SELECT 1 FROM members WHERE id = 3)", "refused 0A000"),
         ("SELECT EXISTS (SELECT 1 FROM members WHERE organization_id = 3)", "key 3"),
-        ("SELECT (SELECT count(*) FROM claims c WHERE c.organization_id = m.organization_id) FROM members m WHERE m.organization_id = 5", "key 5"),
-        ("SELECT (SELECT count(*) FROM claims c WHERE c.organization_id = organization_id) FROM members m WHERE m.organization_id = 5", "refused 0A000"),
+        (
+            "SELECT (SELECT count(*) FROM claims c WHERE c.organization_id = m.organization_id) FROM members m WHERE m.organization_id = 5",
+            "key 5",
+        ),
+        (
+            "SELECT (SELECT count(*) FROM claims c WHERE c.organization_id = organization_id) FROM members m WHERE m.organization_id = 5",
+            "refused 0A000",
+        ),
         ("SELECT (SELECT count(*) FROM claims) FROM members m WHERE m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members m WHERE organization_id = 5 AND EXISTS (SELECT 1 FROM claims c WHERE c.organization_id = m.organization_id AND c.member_id = m.id)", "key 5"),
-        ("SELECT * FROM members m WHERE organization_id = 5 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.organization_id = m.organization_id)", "key 5"),
-        ("SELECT * FROM members m WHERE organization_id = 5 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.member_id = m.id)", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id = 5 AND id IN (SELECT member_id FROM claims WHERE organization_id = 5)", "key 5 5"),
+        (
+            "SELECT * FROM members m WHERE organization_id = 5 AND EXISTS (SELECT 1 FROM claims c WHERE c.organization_id = m.organization_id AND c.member_id = m.id)",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m WHERE organization_id = 5 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.organization_id = m.organization_id)",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m WHERE organization_id = 5 AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.member_id = m.id)",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 AND id IN (SELECT member_id FROM claims WHERE organization_id = 5)",
+            "key 5 5",
+        ),
         ("SELECT * FROM members WHERE organization_id = 5 AND id IN (SELECT member_id FROM claims)", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id IN (SELECT organization_id FROM claims WHERE organization_id = 5)", "key 5"),
-        ("SELECT * FROM members WHERE organization_id = 5 AND organization_id IN (SELECT organization_id FROM claims)", "key 5"),
-        ("SELECT * FROM members WHERE organization_id = 5 AND organization_id IN (SELECT organization_id FROM claims LIMIT 3)", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id = 5 AND organization_id NOT IN (SELECT organization_id FROM claims)", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id = 5 AND (id = 3 OR organization_id IN (SELECT organization_id FROM claims))", "refused 0A000"),
+        (
+            "SELECT * FROM members WHERE organization_id IN (SELECT organization_id FROM claims WHERE organization_id = 5)",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 AND organization_id IN (SELECT organization_id FROM claims)",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 AND organization_id IN (SELECT organization_id FROM claims LIMIT 3)",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 AND organization_id NOT IN (SELECT organization_id FROM claims)",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 AND (id = 3 OR organization_id IN (SELECT organization_id FROM claims))",
+            "refused 0A000",
+        ),
         ("SELECT * FROM members WHERE organization_id = (SELECT 5)", "key 5"),
-        ("SELECT * FROM members WHERE organization_id = (SELECT organization_id FROM claims WHERE id = 3)", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id = (SELECT organization_id FROM claims WHERE organization_id = 3 LIMIT 1)", "key 3"),
-        ("SELECT * FROM members WHERE organization_id = (SELECT max(organization_id) FROM claims WHERE organization_id = 3)", "refused 0A000"),
+        (
+            "SELECT * FROM members WHERE organization_id = (SELECT organization_id FROM claims WHERE id = 3)",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = (SELECT organization_id FROM claims WHERE organization_id = 3 LIMIT 1)",
+            "key 3",
+        ),
+        (
+            "SELECT * FROM members WHERE organization_id = (SELECT max(organization_id) FROM claims WHERE organization_id = 3)",
+            "refused 0A000",
+        ),
         ("SELECT * FROM members WHERE organization_id = 5 ORDER BY (SELECT max(id) FROM claims)", "refused 0A000"),
         ("SELECT * FROM members WHERE organization_id = 5 LIMIT (SELECT count(*) FROM claims)", "refused 0A000"),
-        ("SELECT count(*) FILTER (WHERE EXISTS (SELECT 1 FROM claims)) FROM members WHERE organization_id = 5", "refused 0A000"),
+        (
+            "SELECT count(*) FILTER (WHERE EXISTS (SELECT 1 FROM claims)) FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
         ("SELECT array(SELECT id FROM claims) FROM members WHERE organization_id = 5", "refused 0A000"),
-        ("SELECT jsonb_build_object('a', (SELECT max(id) FROM claims)) FROM members WHERE organization_id = 5", "refused 0A000"),
-        ("SELECT json_object('a': (SELECT max(id) FROM claims)) FROM members WHERE organization_id = 5", "refused 0A000"),
+        (
+            "SELECT jsonb_build_object('a', (SELECT max(id) FROM claims)) FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
+        (
+            "SELECT json_object('a': (SELECT max(id) FROM claims)) FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
         ("SELECT JSON_ARRAY(SELECT id FROM claims) FROM members WHERE organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM members WHERE organization_id = 5 GROUP BY GROUPING SETS (((SELECT max(id) FROM claims)), ())", "refused 0A000"),
+        (
+            "SELECT * FROM members WHERE organization_id = 5 GROUP BY GROUPING SETS (((SELECT max(id) FROM claims)), ())",
+            "refused 0A000",
+        ),
         ("VALUES ((SELECT count(*) FROM claims))", "refused 0A000"),
         ("SELECT * FROM xmltable('/a' PASSING (SELECT details FROM claims) COLUMNS x int)", "refused 0A000"),
         ("SELECT * FROM generate_series(1, (SELECT count(*) FROM claims)) g", "refused 0A000"),
         ("SELECT (ARRAY[1,2])[(SELECT max(id) FROM claims)]", "refused 0A000"),
         ("SELECT CAST((SELECT max(id) FROM claims) AS text)", "refused 0A000"),
-        ("SELECT sum(id) OVER (ORDER BY id ROWS (SELECT count(*) FROM claims) PRECEDING) FROM members WHERE organization_id = 5", "refused 0A000"),
+        (
+            "SELECT sum(id) OVER (ORDER BY id ROWS (SELECT count(*) FROM claims) PRECEDING) FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
     ]);
 }
 
@@ -222,16 +312,37 @@ fn sub_selects_in_from_and_lateral() {
         ("SELECT * FROM (SELECT id, organization_id AS k FROM members) m (a, b) WHERE b = 5", "key 5"),
         ("SELECT * FROM (SELECT id, organization_id AS k FROM members) m (a, b) WHERE a = 5", "refused 0A000"),
         ("SELECT * FROM (SELECT * FROM members LIMIT 10) m WHERE m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM (SELECT organization_id, count(*) FROM members GROUP BY 1) m WHERE m.organization_id = 5", "refused 0A000"),
-        ("SELECT * FROM (SELECT organization_id, row_number() OVER () FROM members) m WHERE m.organization_id = 5", "refused 0A000"),
+        (
+            "SELECT * FROM (SELECT organization_id, count(*) FROM members GROUP BY 1) m WHERE m.organization_id = 5",
+            "refused 0A000",
+        ),
+        (
+            "SELECT * FROM (SELECT organization_id, row_number() OVER () FROM members) m WHERE m.organization_id = 5",
+            "refused 0A000",
+        ),
         ("SELECT * FROM (SELECT DISTINCT ON (id) * FROM members) m WHERE m.organization_id = 5", "refused 0A000"),
         ("SELECT * FROM (SELECT * FROM members OFFSET 0) m WHERE m.organization_id = 5", "refused 0A000"),
-        ("SELECT count(*) FROM (SELECT organization_id, count(*) FROM members WHERE organization_id = 5 GROUP BY 1) m JOIN claims c USING (organization_id)", "key 5"),
-        ("SELECT * FROM members m, LATERAL (SELECT * FROM claims c WHERE c.organization_id = m.organization_id LIMIT 3) x WHERE m.organization_id = 5", "key 5"),
-        ("SELECT * FROM members m LEFT JOIN LATERAL (SELECT max(id) FROM claims c WHERE c.organization_id = m.organization_id) x ON true WHERE m.organization_id = 5", "key 5"),
-        ("SELECT * FROM members m, LATERAL (SELECT * FROM claims c WHERE c.member_id = m.id) x WHERE m.organization_id = 5", "refused 0A000"),
+        (
+            "SELECT count(*) FROM (SELECT organization_id, count(*) FROM members WHERE organization_id = 5 GROUP BY 1) m JOIN claims c USING (organization_id)",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m, LATERAL (SELECT * FROM claims c WHERE c.organization_id = m.organization_id LIMIT 3) x WHERE m.organization_id = 5",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m LEFT JOIN LATERAL (SELECT max(id) FROM claims c WHERE c.organization_id = m.organization_id) x ON true WHERE m.organization_id = 5",
+            "key 5",
+        ),
+        (
+            "SELECT * FROM members m, LATERAL (SELECT * FROM claims c WHERE c.member_id = m.id) x WHERE m.organization_id = 5",
+            "refused 0A000",
+        ),
         // Without LATERAL, m is the outer query's m (which has no key), not the neighbour.
-        ("SELECT (SELECT count(*) FROM members m, (SELECT * FROM claims c WHERE c.organization_id = m.id) x WHERE m.organization_id = 5) FROM states m", "refused 0A000"),
+        (
+            "SELECT (SELECT count(*) FROM members m, (SELECT * FROM claims c WHERE c.organization_id = m.id) x WHERE m.organization_id = 5) FROM states m",
+            "refused 0A000",
+        ),
         ("SELECT * FROM (VALUES (5), (6)) v (k) JOIN members m ON m.organization_id = v.k", "key 5 6"),
         ("SELECT * FROM (VALUES (5, 'a'), (6, 'b')) v (k, t) JOIN members m ON m.organization_id = v.k", "key 5 6"),
         ("SELECT * FROM (VALUES (5), (1 + 1)) v (k) JOIN members m ON m.organization_id = v.k", "refused 0A000"),
@@ -246,9 +357,18 @@ fn common_table_expressions() {
     check(&[
         ("WITH m AS (SELECT * FROM members WHERE organization_id = 5) SELECT * FROM m", "key 5"),
         ("WITH m AS (SELECT * FROM members) SELECT * FROM m WHERE organization_id = 5", "refused 0A000"),
-        ("WITH m AS (SELECT * FROM members WHERE organization_id = 5) SELECT * FROM m JOIN claims c USING (organization_id)", "key 5"),
-        ("WITH m (a, k) AS (SELECT id, organization_id FROM members WHERE organization_id = 5) SELECT * FROM claims c JOIN m ON c.organization_id = m.k", "key 5"),
-        ("WITH m (a, k) AS (SELECT id, organization_id FROM members WHERE organization_id = 5) SELECT * FROM claims c JOIN m ON c.organization_id = m.a", "refused 0A000"),
+        (
+            "WITH m AS (SELECT * FROM members WHERE organization_id = 5) SELECT * FROM m JOIN claims c USING (organization_id)",
+            "key 5",
+        ),
+        (
+            "WITH m (a, k) AS (SELECT id, organization_id FROM members WHERE organization_id = 5) SELECT * FROM claims c JOIN m ON c.organization_id = m.k",
+            "key 5",
+        ),
+        (
+            "WITH m (a, k) AS (SELECT id, organization_id FROM members WHERE organization_id = 5) SELECT * FROM claims c JOIN m ON c.organization_id = m.a",
+            "refused 0A000",
+        ),
         ("WITH k AS (SELECT 5 AS organization_id) SELECT * FROM members JOIN k USING (organization_id)", "key 5"),
         ("WITH k AS (SELECT $1::bigint AS k) SELECT * FROM members, k WHERE organization_id = k.k", "key $1"),
         // The CTE's name hides the table.
@@ -259,7 +379,10 @@ fn common_table_expressions() {
         // Without RECURSIVE, a later name is no CTE yet.
         ("WITH a AS (SELECT * FROM jobs), jobs AS (SELECT 1) SELECT * FROM a", "home"),
         ("WITH RECURSIVE a AS (SELECT * FROM jobs), jobs AS (SELECT 1) SELECT * FROM a", "refused 0A000"),
-        ("SELECT * FROM (WITH members AS (SELECT 1) SELECT * FROM members) x, members m WHERE m.organization_id = 5", "key 5"),
+        (
+            "SELECT * FROM (WITH members AS (SELECT 1) SELECT * FROM members) x, members m WHERE m.organization_id = 5",
+            "key 5",
+        ),
         ("WITH unused AS (SELECT * FROM members) SELECT 1", "refused 0A000"),
         (
             "WITH RECURSIVE t AS (SELECT id, organization_id FROM members WHERE organization_id = 5 AND supervisor_id IS NULL \
@@ -278,17 +401,26 @@ fn common_table_expressions() {
             "refused 0A000",
         ),
         ("WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 10) SELECT * FROM n", "any"),
-        ("WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT * FROM members JOIN n ON organization_id = n.i", "refused 0A000"),
+        (
+            "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT * FROM members JOIN n ON organization_id = n.i",
+            "refused 0A000",
+        ),
         ("WITH d AS (DELETE FROM claims WHERE organization_id = 5 RETURNING *) SELECT * FROM d", "key 5"),
         ("WITH d AS (DELETE FROM claims RETURNING *) SELECT * FROM members WHERE organization_id = 5", "refused 0A000"),
-        ("WITH d AS (DELETE FROM claims WHERE organization_id = 5 RETURNING *) INSERT INTO contributions (organization_id, id) SELECT organization_id, id FROM d", "key 5"),
+        (
+            "WITH d AS (DELETE FROM claims WHERE organization_id = 5 RETURNING *) INSERT INTO contributions (organization_id, id) SELECT organization_id, id FROM d",
+            "key 5",
+        ),
     ]);
 }
 
 #[test]
 fn set_operations_need_every_arm() {
     check(&[
-        ("SELECT id FROM members WHERE organization_id = 5 UNION SELECT id FROM claims WHERE organization_id = 5", "key 5 5"),
+        (
+            "SELECT id FROM members WHERE organization_id = 5 UNION SELECT id FROM claims WHERE organization_id = 5",
+            "key 5 5",
+        ),
         ("SELECT id FROM members WHERE organization_id = 5 UNION ALL SELECT id FROM claims", "refused 0A000"),
         ("SELECT id FROM members EXCEPT SELECT id FROM claims WHERE organization_id = 5", "refused 0A000"),
         ("SELECT id FROM members INTERSECT SELECT 5", "refused 0A000"),
@@ -349,7 +481,10 @@ fn functions_that_see_more_than_their_arguments() {
         ("SELECT other.mask('a')", "refused 0A000"),
         ("SELECT dblink('host=x', 'select 1')", "refused 0A000"),
         ("SELECT * FROM members WHERE organization_id = 5 AND pg_try_advisory_lock(id)", "refused 0A000"),
-        ("SELECT lower(name), extract(year FROM joined), substring(name FROM 1 FOR 2) FROM members WHERE organization_id = 5", "key 5"),
+        (
+            "SELECT lower(name), extract(year FROM joined), substring(name FROM 1 FOR 2) FROM members WHERE organization_id = 5",
+            "key 5",
+        ),
         ("SELECT set_config('a.b', 'c', false) FROM members WHERE organization_id = 5", "refused 0A000"),
     ]);
 }

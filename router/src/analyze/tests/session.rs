@@ -69,8 +69,18 @@ fn actions_of_session_statements() {
 fn set_config_as_a_statement_is_a_setting() {
     let cases = [
         ("SELECT set_config('search_path', 'a', false)", "search_path", false, SetValue::Literal { index: 1 }),
-        ("SELECT pg_catalog.set_config('Search_Path', $1, true)", "search_path", true, SetValue::Parameter { number: 1 }),
-        ("SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new", "jit", false, SetValue::Literal { index: 2 }),
+        (
+            "SELECT pg_catalog.set_config('Search_Path', $1, true)",
+            "search_path",
+            true,
+            SetValue::Parameter { number: 1 },
+        ),
+        (
+            "SELECT current_setting('jit') AS cur, set_config('jit', 'off', false) AS new",
+            "jit",
+            false,
+            SetValue::Literal { index: 2 },
+        ),
         ("SELECT set_config('a.b'::text, $1::text, false)", "a.b", false, SetValue::Parameter { number: 1 }),
         ("SELECT set_config('a.b', NULL, false)", "a.b", false, SetValue::Default),
     ];
@@ -119,10 +129,14 @@ fn residue_that_pins_the_server() {
     ] {
         assert!(unsharded(sql).residue.pins, "{sql}");
     }
-    for sql in ["CREATE TABLE t (id int)", "SELECT 1", "SELECT pg_advisory_xact_lock(1)", "DECLARE c CURSOR FOR SELECT 1"] {
+    for sql in
+        ["CREATE TABLE t (id int)", "SELECT 1", "SELECT pg_advisory_xact_lock(1)", "DECLARE c CURSOR FOR SELECT 1"]
+    {
         assert!(!unsharded(sql).residue.pins, "{sql}");
     }
-    for sql in ["DROP TABLE t", "UNLISTEN *", "CLOSE c", "DEALLOCATE p", "DISCARD ALL", "SELECT pg_advisory_unlock_all()"] {
+    for sql in
+        ["DROP TABLE t", "UNLISTEN *", "CLOSE c", "DEALLOCATE p", "DISCARD ALL", "SELECT pg_advisory_unlock_all()"]
+    {
         assert!(unsharded(sql).residue.may_unpin, "{sql}");
     }
     for sql in ["DO 'begin end'", "CALL p()", "SELECT my_function()", "SELECT * FROM s.f(1)", "SELECT dblink('a')"] {
@@ -138,25 +152,52 @@ fn residue_that_pins_the_server() {
 #[test]
 fn access_and_transaction_blocks() {
     for sql in [
-        "SELECT * FROM t", "VALUES (1)", "SHOW x", "SELECT now(), random()", "EXPLAIN DELETE FROM t", "BEGIN", "TABLE t",
-        "COPY (SELECT 1) TO STDOUT", "EXPLAIN ANALYZE SELECT 1", "FETCH c",
+        "SELECT * FROM t",
+        "VALUES (1)",
+        "SHOW x",
+        "SELECT now(), random()",
+        "EXPLAIN DELETE FROM t",
+        "BEGIN",
+        "TABLE t",
+        "COPY (SELECT 1) TO STDOUT",
+        "EXPLAIN ANALYZE SELECT 1",
+        "FETCH c",
     ] {
         assert_eq!(unsharded(sql).access, Access::Read, "{sql}");
     }
     for sql in [
-        "SELECT * FROM t FOR SHARE", "DELETE FROM t", "WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x",
-        "SELECT nextval('s')", "SELECT f()", "EXPLAIN ANALYZE DELETE FROM t", "EXPLAIN (ANALYZE) SELECT f()", "COMMIT",
-        "SELECT 1 INTO t", "COPY t FROM STDIN", "SELECT pg_advisory_lock(1)", "SELECT lo_create(1)",
+        "SELECT * FROM t FOR SHARE",
+        "DELETE FROM t",
+        "WITH x AS (INSERT INTO t VALUES (1) RETURNING *) SELECT * FROM x",
+        "SELECT nextval('s')",
+        "SELECT f()",
+        "EXPLAIN ANALYZE DELETE FROM t",
+        "EXPLAIN (ANALYZE) SELECT f()",
+        "COMMIT",
+        "SELECT 1 INTO t",
+        "COPY t FROM STDIN",
+        "SELECT pg_advisory_lock(1)",
+        "SELECT lo_create(1)",
     ] {
         assert_eq!(unsharded(sql).access, Access::Write, "{sql}");
     }
     for sql in [
-        "VACUUM", "CREATE INDEX CONCURRENTLY i ON t (a)", "DROP INDEX CONCURRENTLY i", "REINDEX DATABASE d",
-        "REINDEX (CONCURRENTLY) TABLE t", "CREATE DATABASE d", "DISCARD ALL", "COMMIT PREPARED 'x'", "ALTER SYSTEM SET a = 1", "CLUSTER",
+        "VACUUM",
+        "CREATE INDEX CONCURRENTLY i ON t (a)",
+        "DROP INDEX CONCURRENTLY i",
+        "REINDEX DATABASE d",
+        "REINDEX (CONCURRENTLY) TABLE t",
+        "CREATE DATABASE d",
+        "DISCARD ALL",
+        "COMMIT PREPARED 'x'",
+        "ALTER SYSTEM SET a = 1",
+        "CLUSTER",
     ] {
         assert!(unsharded(sql).outside_transaction, "{sql}");
     }
-    for sql in ["ANALYZE t", "CREATE INDEX i ON t (a)", "REINDEX TABLE t", "CLUSTER t", "SELECT 1", "PREPARE TRANSACTION 'x'"] {
+    for sql in
+        ["ANALYZE t", "CREATE INDEX i ON t (a)", "REINDEX TABLE t", "CLUSTER t", "SELECT 1", "PREPARE TRANSACTION 'x'"]
+    {
         assert!(!unsharded(sql).outside_transaction, "{sql}");
     }
 }
@@ -237,9 +278,8 @@ fn backslashes_under_non_standard_strings() {
 fn names_follow_the_search_path() {
     use super::fixture::{schema, summary};
     use crate::key::KeyType;
-    let route = |path: &[&str], sql: &str| {
-        summary(sql, &template_in(&schema(KeyType::Int), path, sql).statements[0].route)
-    };
+    let route =
+        |path: &[&str], sql: &str| summary(sql, &template_in(&schema(KeyType::Int), path, sql).statements[0].route);
     assert_eq!(route(&["archive", "public"], "INSERT INTO members VALUES (5, 1)"), "key +5");
     assert_eq!(route(&["public", "archive"], "INSERT INTO members VALUES (5, 1)"), "key +1");
     assert_eq!(route(&["archive"], "SELECT * FROM states"), "refused 42P01");

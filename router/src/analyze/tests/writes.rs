@@ -32,8 +32,14 @@ fn insert_needs_the_key_of_every_row() {
 #[test]
 fn insert_select_keeps_the_key() {
     check(&[
-        ("INSERT INTO claims (organization_id, id) SELECT organization_id, id FROM members WHERE organization_id = 5", "key 5"),
-        ("INSERT INTO claims (id, organization_id) SELECT organization_id, id FROM members WHERE organization_id = 5", "refused 0A000"),
+        (
+            "INSERT INTO claims (organization_id, id) SELECT organization_id, id FROM members WHERE organization_id = 5",
+            "key 5",
+        ),
+        (
+            "INSERT INTO claims (id, organization_id) SELECT organization_id, id FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
         ("INSERT INTO claims SELECT * FROM members WHERE organization_id = 5", "refused 0A000"),
         ("INSERT INTO claims SELECT m.organization_id, m.id FROM members m WHERE organization_id = 5", "key 5"),
         ("INSERT INTO contributions SELECT * FROM contributions WHERE organization_id = $1", "key $1"),
@@ -41,8 +47,14 @@ fn insert_select_keeps_the_key() {
         ("INSERT INTO claims (organization_id, id) SELECT 7, id FROM members WHERE organization_id = 5", "key +7 5"),
         ("INSERT INTO claims (organization_id, id) SELECT 7, 1", "key +7"),
         ("INSERT INTO claims (organization_id, id) SELECT 7, 1 FROM members", "refused 0A000"),
-        ("INSERT INTO claims (organization_id, id) SELECT $1, id FROM members WHERE organization_id = $1", "key +$1 $1"),
-        ("INSERT INTO claims (organization_id, id) SELECT organization_id + 1, id FROM members WHERE organization_id = 5", "refused 0A000"),
+        (
+            "INSERT INTO claims (organization_id, id) SELECT $1, id FROM members WHERE organization_id = $1",
+            "key +$1 $1",
+        ),
+        (
+            "INSERT INTO claims (organization_id, id) SELECT organization_id + 1, id FROM members WHERE organization_id = 5",
+            "refused 0A000",
+        ),
         ("INSERT INTO claims (organization_id) SELECT 5 UNION ALL SELECT 6", "key +5 +6"),
         ("INSERT INTO claims (organization_id) SELECT code::int FROM states", "refused 0A000"),
         ("INSERT INTO jobs SELECT id FROM members WHERE organization_id = 5", "refused 0A000"),
@@ -54,14 +66,35 @@ fn insert_select_keeps_the_key() {
 fn on_conflict_and_returning() {
     check(&[
         ("INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT DO NOTHING", "key +5"),
-        ("INSERT INTO members (organization_id, id, name) VALUES (5, 1, 'a') ON CONFLICT (organization_id, id) DO UPDATE SET name = excluded.name", "key +5"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET organization_id = excluded.organization_id", "key +5"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET organization_id = members.id", "refused 0A000"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET name = (SELECT max(status) FROM claims)", "refused 0A000"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET name = 'a' WHERE EXISTS (SELECT FROM claims)", "refused 0A000"),
+        (
+            "INSERT INTO members (organization_id, id, name) VALUES (5, 1, 'a') ON CONFLICT (organization_id, id) DO UPDATE SET name = excluded.name",
+            "key +5",
+        ),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET organization_id = excluded.organization_id",
+            "key +5",
+        ),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET organization_id = members.id",
+            "refused 0A000",
+        ),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET name = (SELECT max(status) FROM claims)",
+            "refused 0A000",
+        ),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) ON CONFLICT (id) DO UPDATE SET name = 'a' WHERE EXISTS (SELECT FROM claims)",
+            "refused 0A000",
+        ),
         ("INSERT INTO members (organization_id, id) VALUES (5, 1) RETURNING id", "key +5"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) RETURNING (SELECT count(*) FROM claims)", "refused 0A000"),
-        ("INSERT INTO members (organization_id, id) VALUES (5, 1) RETURNING (SELECT count(*) FROM claims c WHERE c.organization_id = members.organization_id)", "key +5"),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) RETURNING (SELECT count(*) FROM claims)",
+            "refused 0A000",
+        ),
+        (
+            "INSERT INTO members (organization_id, id) VALUES (5, 1) RETURNING (SELECT count(*) FROM claims c WHERE c.organization_id = members.organization_id)",
+            "key +5",
+        ),
     ]);
 }
 
@@ -80,17 +113,35 @@ fn update_and_delete() {
         ("UPDATE members SET organization_id = NULL WHERE organization_id = 5", "refused 23502"),
         ("UPDATE members SET (organization_id, name) = (6, 'a') WHERE organization_id = 5", "key 5 +6"),
         ("UPDATE members SET (name, organization_id) = (SELECT 'a', 6) WHERE organization_id = 5", "refused 0A000"),
-        ("UPDATE members SET (name, state_code) = (SELECT code, name FROM states LIMIT 1) WHERE organization_id = 5", "key 5"),
+        (
+            "UPDATE members SET (name, state_code) = (SELECT code, name FROM states LIMIT 1) WHERE organization_id = 5",
+            "key 5",
+        ),
         ("UPDATE members SET name = (SELECT max(status) FROM claims) WHERE organization_id = 5", "refused 0A000"),
-        ("UPDATE members m SET name = c.status FROM claims c WHERE c.organization_id = m.organization_id AND m.organization_id = 5", "key 5"),
-        ("UPDATE members m SET name = c.status FROM claims c WHERE c.member_id = m.id AND m.organization_id = 5", "refused 0A000"),
+        (
+            "UPDATE members m SET name = c.status FROM claims c WHERE c.organization_id = m.organization_id AND m.organization_id = 5",
+            "key 5",
+        ),
+        (
+            "UPDATE members m SET name = c.status FROM claims c WHERE c.member_id = m.id AND m.organization_id = 5",
+            "refused 0A000",
+        ),
         ("UPDATE ONLY members SET name = 'a' WHERE organization_id = 5", "key 5"),
         ("WITH members AS (SELECT 1) UPDATE members SET name = 'a' WHERE organization_id = 5", "key 5"),
         ("DELETE FROM members WHERE organization_id = $1", "key $1"),
         ("DELETE FROM members", "refused 0A000"),
-        ("DELETE FROM members WHERE id IN (SELECT id FROM members WHERE organization_id = 5 LIMIT 10)", "refused 0A000"),
-        ("DELETE FROM members WHERE organization_id = 5 AND id IN (SELECT id FROM members WHERE organization_id = 5 LIMIT 10)", "key 5 5"),
-        ("DELETE FROM members m USING claims c WHERE m.organization_id = c.organization_id AND c.organization_id = 5", "key 5"),
+        (
+            "DELETE FROM members WHERE id IN (SELECT id FROM members WHERE organization_id = 5 LIMIT 10)",
+            "refused 0A000",
+        ),
+        (
+            "DELETE FROM members WHERE organization_id = 5 AND id IN (SELECT id FROM members WHERE organization_id = 5 LIMIT 10)",
+            "key 5 5",
+        ),
+        (
+            "DELETE FROM members m USING claims c WHERE m.organization_id = c.organization_id AND c.organization_id = 5",
+            "key 5",
+        ),
         ("DELETE FROM members USING claims WHERE members.organization_id = 5", "refused 0A000"),
         ("DELETE FROM members WHERE CURRENT OF c", "refused 0A000"),
         ("DELETE FROM jobs WHERE id = 5", "home"),
@@ -117,8 +168,14 @@ fn merge_needs_source_and_target_on_the_key() {
              WHEN MATCHED THEN DELETE",
             "key 5",
         ),
-        ("MERGE INTO members m USING claims c ON m.organization_id = c.organization_id AND m.organization_id = 5 WHEN MATCHED THEN DELETE", "refused 0A000"),
-        ("MERGE INTO members m USING states s ON m.organization_id = 5 AND m.state_code = s.code WHEN MATCHED THEN DO NOTHING", "key 5"),
+        (
+            "MERGE INTO members m USING claims c ON m.organization_id = c.organization_id AND m.organization_id = 5 WHEN MATCHED THEN DELETE",
+            "refused 0A000",
+        ),
+        (
+            "MERGE INTO members m USING states s ON m.organization_id = 5 AND m.state_code = s.code WHEN MATCHED THEN DO NOTHING",
+            "key 5",
+        ),
         ("MERGE INTO members m USING states s ON m.state_code = s.code WHEN MATCHED THEN DO NOTHING", "refused 0A000"),
         (
             "MERGE INTO members m USING states s ON m.organization_id = 5 WHEN NOT MATCHED THEN INSERT (id) VALUES (1)",
@@ -128,8 +185,14 @@ fn merge_needs_source_and_target_on_the_key() {
             "MERGE INTO members m USING states s ON m.organization_id = 5 WHEN NOT MATCHED THEN INSERT (organization_id) VALUES (1 + 1)",
             "refused 0A000",
         ),
-        ("MERGE INTO members m USING states s ON m.organization_id = 5 WHEN MATCHED THEN UPDATE SET organization_id = m.id", "refused 0A000"),
-        ("MERGE INTO members m USING states s ON m.organization_id = 5 WHEN NOT MATCHED BY SOURCE THEN DELETE", "refused 0A000"),
+        (
+            "MERGE INTO members m USING states s ON m.organization_id = 5 WHEN MATCHED THEN UPDATE SET organization_id = m.id",
+            "refused 0A000",
+        ),
+        (
+            "MERGE INTO members m USING states s ON m.organization_id = 5 WHEN NOT MATCHED BY SOURCE THEN DELETE",
+            "refused 0A000",
+        ),
         ("MERGE INTO jobs j USING states s ON j.payload = s.code WHEN MATCHED THEN DELETE", "home"),
     ]);
 }
@@ -156,7 +219,10 @@ fn reference_tables_are_written_everywhere_if_the_result_is_the_same() {
         ("UPDATE states SET name = (SELECT string_agg(year::text, ',') FROM rates)", "refused 0A000"),
         ("UPDATE states SET name = (SELECT name FROM members WHERE organization_id = 5 LIMIT 1)", "refused 0A000"),
         ("UPDATE states SET name = (SELECT payload FROM jobs LIMIT 1)", "refused 0A000"),
-        ("WITH d AS (DELETE FROM members WHERE organization_id = 5 RETURNING *) INSERT INTO states SELECT name, name FROM d", "refused 0A000"),
+        (
+            "WITH d AS (DELETE FROM members WHERE organization_id = 5 RETURNING *) INSERT INTO states SELECT name, name FROM d",
+            "refused 0A000",
+        ),
     ]);
 }
 
@@ -191,7 +257,8 @@ fn copy_tells_the_key_column() {
 fn keys_of_other_types_fit_their_constants() {
     use super::fixture::{schema, summary, template_in};
     use crate::key::KeyType;
-    let route_as = |key_type, sql: &str| summary(sql, &template_in(&schema(key_type), &["public"], sql).statements[0].route);
+    let route_as =
+        |key_type, sql: &str| summary(sql, &template_in(&schema(key_type), &["public"], sql).statements[0].route);
     for (key_type, sql, expected) in [
         (KeyType::Text, "SELECT * FROM members WHERE organization_id = 'a'", "key 'a'"),
         (KeyType::Text, "SELECT * FROM members WHERE organization_id = 'a'::text", "key 'a'"),
