@@ -51,7 +51,7 @@ pub enum Route {
 }
 
 /// Where a value of the sharding key stands in the text or in the parameters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeySource {
     /// Constant number `index` (from 0, in text order) of the lexer; `negated` if a minus sign belongs to it.
     Literal { index: u16, negated: bool, usage: KeyUsage },
@@ -66,7 +66,7 @@ pub enum KeySource {
 }
 
 /// A NULL key filters every row away (any shard is right), but can't be inserted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyUsage {
     Filter,
     Insert,

@@ -76,7 +76,7 @@ impl Query<'_> {
         let mut common = Vec::new();
         for (scan, value) in left {
             match right.iter().find(|(other, _)| *other == scan) {
-                Some((_, other)) => common.push((scan, Value::OneOf(vec![value, other.clone()]))),
+                Some((_, other)) => common.push((scan, value.or(other.clone()))),
                 None => self.pins.saw(&Value::Key(scan), "one arm of an OR"),
             }
         }

@@ -227,7 +227,7 @@ impl Pins {
     }
 
     fn collect(&self, solution: &Solution) -> Result<Vec<KeySource>, Unpinned> {
-        let mut sources = Vec::new();
+        let mut sources = Sources::default();
         for (scan, pin) in self.scans.iter().zip(&solution.pinned) {
             let Some(fact) = pin else { return Err(self.unpinned(scan, solution)) };
             add_sources(&self.facts[*fact].value, &mut sources);
@@ -242,7 +242,7 @@ impl Pins {
         for at in &solution.assumed {
             add_sources(&self.recursive[at], &mut sources);
         }
-        Ok(sources)
+        Ok(sources.list)
     }
 
     fn unpinned(&self, scan: &Scan, solution: &Solution) -> Unpinned {
@@ -321,21 +321,41 @@ impl Solution {
     }
 }
 
-fn add_sources(value: &Value, sources: &mut Vec<KeySource>) {
+fn add_sources<'a>(value: &'a Value, sources: &mut Sources<'a>) {
     match value {
-        Value::Constants(constants) => {
-            for constant in constants {
-                if !sources.contains(&constant.source) {
-                    sources.push(constant.source.clone());
-                }
-            }
-        }
+        Value::Constants(constants) => constants.iter().for_each(|constant| sources.add(&constant.source)),
         Value::OneOf(values) => values.iter().for_each(|value| add_sources(value, sources)),
         Value::Key(_) | Value::Recursive { .. } => {}
     }
 }
 
+/// Key sources in order, each once.
+#[derive(Default)]
+struct Sources<'a> {
+    list: Vec<KeySource>,
+    seen: HashSet<&'a KeySource>,
+}
+
+impl<'a> Sources<'a> {
+    fn add(&mut self, source: &'a KeySource) {
+        if self.seen.insert(source) {
+            self.list.push(source.clone());
+        }
+    }
+}
+
 impl Value {
+    /// One of the two. Stays flat, however many rows or arms there are.
+    pub fn or(self, other: Self) -> Self {
+        match self {
+            Self::OneOf(mut values) => {
+                values.push(other);
+                Self::OneOf(values)
+            }
+            first => Self::OneOf(vec![first, other]),
+        }
+    }
+
     /// The same value where it is stored instead of compared: a NULL is an error there.
     pub fn stored(self) -> Self {
         match self {

@@ -413,7 +413,7 @@ fn either(left: Columns, right: &Columns) -> Columns {
     let open = left.open || right.open || left.list.len() != right.list.len();
     let list = left.list.into_iter().zip(&right.list).map(|(left, right)| Column {
         name: left.name,
-        value: left.value.zip(right.value.clone()).map(|(left, right)| Value::OneOf(vec![left, right])),
+        value: left.value.zip(right.value.clone()).map(|(left, right)| left.or(right)),
     });
     Columns { list: list.collect(), open }
 }

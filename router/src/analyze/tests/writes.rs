@@ -1,7 +1,7 @@
 //! INSERT, UPDATE, DELETE, MERGE, COPY.
 
 use super::fixture::{check, route, statement};
-use crate::template::{Access, Action};
+use crate::template::{Access, Action, Route};
 
 #[test]
 fn insert_needs_the_key_of_every_row() {
@@ -275,4 +275,14 @@ fn keys_of_other_types_fit_their_constants() {
         assert_eq!(route_as(key_type, sql), expected, "{sql}");
     }
     assert_eq!(route("SELECT * FROM members WHERE organization_id = B'101'"), "refused 0A000");
+}
+
+#[test]
+fn many_rows_and_arms_are_no_recursion() {
+    let rows = vec!["($1, 5)"; 20_000].join(", ");
+    let insert = statement(&format!("INSERT INTO members (id, organization_id) VALUES {rows}"));
+    assert!(matches!(&insert.route, Route::Keyed(sources) if sources.len() == 20_000));
+    let arms = vec!["organization_id = 5"; 20_000].join(" OR ");
+    let select = statement(&format!("SELECT * FROM members WHERE {arms}"));
+    assert!(matches!(&select.route, Route::Keyed(sources) if sources.len() == 20_000));
 }
