@@ -1,4 +1,4 @@
-//! Small helpers over the parse tree's nodes.
+//! Small functions over the parse tree's nodes.
 
 use pg_query::protobuf::{List, Node, a_const};
 use pg_query::{NodeEnum, protobuf};
