@@ -89,6 +89,8 @@ pub struct ClientEntry {
     last_message: AtomicU64,
     in_transaction: AtomicBool,
     pub prepared: AtomicU32,
+    /// A cancel request came for a console connection, which has no server to pass it on to.
+    cancel_asked: AtomicBool,
     /// Pinned servers are shown: 1 while this session can't share its server.
     pub pinned: AtomicBool,
 }
@@ -126,6 +128,17 @@ impl ClientEntry {
             0 => None,
             code => Some(Eviction::ALL[usize::from(code)]),
         }
+    }
+
+    /// A cancel request for a console connection.
+    pub fn ask_to_cancel(&self) {
+        self.cancel_asked.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether there was a cancel request since this was last asked.
+    pub fn take_cancel(&self) -> bool {
+        self.cancel_asked.swap(false, Ordering::AcqRel)
     }
 
     /// The server now runs this client's statement, or (0) none does.
@@ -178,8 +191,11 @@ impl ClientEntry {
 pub struct ServerEntry {
     pub id: u64,
     pub database: Box<str>,
+    /// `None` in an unsharded database.
+    pub shard: Option<u16>,
     pub user: Box<str>,
     pub address: Address,
+    pub peer: Peer,
     pub local: Option<std::net::SocketAddr>,
     pub key: CancelKey,
     pub connected_at: SystemTime,
@@ -285,6 +301,7 @@ impl Registry {
             last_message: AtomicU64::new(self.clock.millis()),
             in_transaction: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
+            cancel_asked: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
         });
         lock(&self.clients).insert(id, entry.clone());

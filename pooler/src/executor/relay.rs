@@ -266,16 +266,3 @@ impl Sink for ResponseSink<'_> {
         }
     }
 }
-
-impl Server {
-    /// Sends `bytes` as far as the socket takes them; the rest goes out while responses are relayed.
-    #[inline]
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.counters.received += bytes.len() as u64;
-        let written = if self.unsent.is_empty() { self.io.try_write(bytes)? } else { 0 };
-        if written < bytes.len() {
-            self.unsent.extend_from_slice(&bytes[written..]);
-        }
-        Ok(())
-    }
-}

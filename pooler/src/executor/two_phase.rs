@@ -10,7 +10,7 @@ use sluice_catalog::gid::{Gid, TransactionId};
 use sluice_router::ShardId;
 use sluice_wire::message::Report;
 
-use super::command::Done;
+use crate::pool::Done;
 use crate::pool::Lease;
 
 /// A server in a transaction.

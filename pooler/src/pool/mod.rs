@@ -1,6 +1,7 @@
 //! The pool of servers that client traffic runs on.
 //!
 //! - [`server`]: one connection to PostgreSQL, how it is opened, and what it carries between leases;
+//! - [`command`]: statements of our own on a server, whose results the client does not see;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
 //! - [`pools`]: all pools: limits across them, eviction, PAUSE, upkeep.
@@ -8,11 +9,13 @@
 //! A server is handed on in one way only: [`Lease::checkin`], which takes it if it is clean. A lease that is dropped instead
 //! closes its server.
 
+mod command;
 mod pool;
 mod pools;
 mod server;
 mod slots;
 
+pub use command::Done;
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams};
 pub use pools::{PoolView, Pools};
 pub use slots::Sizes;

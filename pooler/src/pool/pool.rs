@@ -130,17 +130,21 @@ impl Pool {
                 let round_robin = state.params.sizes.round_robin;
                 state.slots.take(round_robin)?
             };
-            if self.is_usable(&server) {
+            if server.entry.used.load(Ordering::Relaxed) {
+                // It was idle for long: checked first, and meanwhile others are looked at.
+                self.check(server);
+            } else if self.is_usable(&server) {
                 return Some(Lease::new(server, self.clone()));
+            } else {
+                self.close(server, "idle server got dirty");
             }
-            self.close(server, "idle server got dirty");
         }
     }
 
     /// PostgreSQL says nothing to an idle connection but that it ends: readable means unusable. No system call.
     #[inline]
     fn is_usable(&self, server: &Server) -> bool {
-        !server.io.is_readable() && !server.entry.close_needed.load(Ordering::Relaxed) && !server.entry.used.load(Ordering::Relaxed)
+        !server.io.is_readable() && !server.entry.close_needed.load(Ordering::Relaxed)
     }
 
     /// A free server now, or a place in the queue.

@@ -1,6 +1,6 @@
 //! All pools: finding them, limits across them, opening of servers, PAUSE, and upkeep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub struct Pools {
     pub registry: Arc<Registry>,
     pub vars: Arc<VarsTable>,
     paused: AtomicBool,
+    /// Paused one by one, by PAUSE or KILL of a database: holds for pools that are made later, too.
+    paused_databases: Mutex<BTreeSet<String>>,
     log_connections: AtomicBool,
     log_disconnections: AtomicBool,
 }
@@ -42,6 +44,8 @@ pub struct PoolView {
     pub maxwait: Duration,
     pub counters: Counters,
     pub paused: bool,
+    /// Why the last attempt to open a server failed; `None` once one has succeeded.
+    pub failure: Option<String>,
 }
 
 impl Pools {
@@ -52,6 +56,7 @@ impl Pools {
             registry,
             vars,
             paused: AtomicBool::new(false),
+            paused_databases: Mutex::default(),
             log_connections: AtomicBool::new(true),
             log_disconnections: AtomicBool::new(true),
         })
@@ -74,7 +79,7 @@ impl Pools {
             return pool.clone();
         }
         let (params, target) = params();
-        let paused = self.paused.load(Ordering::Relaxed);
+        let paused = self.is_paused() || self.is_database_paused(&key.database);
         let pool = Arc::new(Pool::new(key.clone(), params, target, paused, Arc::downgrade(self)));
         pools.insert(key.clone(), pool.clone());
         pool
@@ -130,8 +135,9 @@ impl Pools {
 
     /// PAUSE of all (`None`) or one database: idle servers are closed, nothing is handed out.
     pub fn pause(&self, database: Option<&str>) {
-        if database.is_none() {
-            self.paused.store(true, Ordering::Relaxed);
+        match database {
+            None => self.paused.store(true, Ordering::Relaxed),
+            Some(name) => drop(lock(&self.paused_databases).insert(name.to_owned())),
         }
         for pool in self.of_database(database) {
             let idle = {
@@ -145,11 +151,16 @@ impl Pools {
         }
     }
 
+    /// Ends a PAUSE of all, or of one database. Either leaves the other kind in force.
     pub fn resume(&self, database: Option<&str>) {
-        if database.is_none() {
-            self.paused.store(false, Ordering::Relaxed);
+        match database {
+            None => self.paused.store(false, Ordering::Relaxed),
+            Some(name) => drop(lock(&self.paused_databases).remove(name)),
         }
         for pool in self.of_database(database) {
+            if self.is_paused() || self.is_database_paused(&pool.key.database) {
+                continue;
+            }
             pool.lock().slots.paused = false;
             pool.open_if_due(false);
         }
@@ -157,6 +168,11 @@ impl Pools {
 
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Paused by its own name, whatever holds for all.
+    pub fn is_database_paused(&self, database: &str) -> bool {
+        lock(&self.paused_databases).contains(database)
     }
 
     /// Servers of all or one database, those being opened included.
@@ -211,6 +227,7 @@ impl Pools {
                     maxwait: state.slots.oldest_wait(now).unwrap_or_default(),
                     counters: state.counters,
                     paused: state.slots.paused,
+                    failure: state.failure.as_ref().map(|(_, error)| error.to_string()),
                 }
             })
             .collect()
@@ -296,7 +313,7 @@ impl Pools {
 /// Opens one server and hands it to the pool; its count has been reserved.
 async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, generation: u32) {
     let no_vars = pools.vars.intern(Vec::new());
-    let result = Server::open(&target, no_vars, &pool.key.database, &pools.registry).await;
+    let result = Server::open(&target, no_vars, &pool.key, &pools.registry).await;
     match result {
         Ok((mut server, welcome)) => {
             server.generation = generation;
@@ -344,6 +361,24 @@ impl Pool {
         runtime.spawn(async move {
             Pools::cancel(&server.entry).await;
             pool.close(server, reason);
+        });
+    }
+
+    /// Sees whether a server that was idle for long still answers; then it goes to whoever waits.
+    pub(super) fn check(self: &Arc<Self>, mut server: Box<Server>) {
+        let pool = self.clone();
+        let (query, timeout) = {
+            let state = pool.lock();
+            (state.params.check_query.clone().unwrap_or_default(), state.target.timeout)
+        };
+        tokio::spawn(async move {
+            match tokio::time::timeout(timeout, server.run(&query)).await {
+                Ok(Ok(done)) if done.error.is_none() => {
+                    server.entry.used.store(false, Ordering::Relaxed);
+                    pool.give(server);
+                }
+                _ => pool.close(server, "test query failed"),
+            }
         });
     }
 

@@ -12,6 +12,7 @@ use sluice_wire::message::{self, Status};
 use sluice_wire::scan::Scanner;
 use sluice_wire::startup::{CancelKey, startup_message};
 
+use super::pool::PoolKey;
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
@@ -112,12 +113,12 @@ impl Server {
     pub async fn open(
         target: &ServerTarget,
         no_vars: Arc<Vars>,
-        database: &str,
+        key: &PoolKey,
         registry: &Registry,
     ) -> Result<(Self, Welcome), ConnectError> {
         let login = async {
-            let (io, _) = Io::connect(&target.address, &target.tcp).await.map_err(|error| unreachable(target, &error))?;
-            let mut login = Login { io, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
+            let (io, peer) = Io::connect(&target.address, &target.tcp).await.map_err(|error| unreachable(target, &error))?;
+            let mut login = Login { io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
             login.run(target).await?;
             Ok(login)
         };
@@ -128,9 +129,11 @@ impl Server {
         let now = registry.clock.millis();
         let entry = Arc::new(ServerEntry {
             id: registry.next_id(),
-            database: database.into(),
+            database: (&*key.database).into(),
+            shard: key.shard,
             user: target.user.as_str().into(),
             address: target.address.clone(),
+            peer: login.peer,
             local: login.io.local_addr(),
             key: login.key.unwrap_or(CancelKey { pid: 0, secret: Vec::new() }),
             connected_at: SystemTime::now(),
@@ -186,6 +189,19 @@ impl Server {
         self.statements = None;
         self.unnamed_of = 0;
         self.entry.prepared.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    /// Sends `bytes` as far as the socket takes them; the rest goes out while responses are relayed.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.counters.received += bytes.len() as u64;
+        let written = if self.unsent.is_empty() { self.io.try_write(bytes)? } else { 0 };
+        if written < bytes.len() {
+            self.unsent.extend_from_slice(&bytes[written..]);
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +264,7 @@ impl StatementCache {
 /// A login under way.
 struct Login {
     io: Io,
+    peer: Peer,
     received: Vec<u8>,
     used: usize,
     key: Option<CancelKey>,
@@ -367,16 +384,6 @@ impl EscapeInvalid for [u8] {
         match str::from_utf8(self) {
             Ok(text) => text.to_owned(),
             Err(_) => self.escape_ascii().to_string(),
-        }
-    }
-}
-
-/// The address of the other end, as SHOW SERVERS prints it.
-impl ServerEntry {
-    pub fn peer(&self) -> Option<Peer> {
-        match &self.address {
-            Address::Unix(_) => Some(Peer::Unix { pid: self.key.pid, uid: 0 }),
-            Address::Tcp { .. } => None,
         }
     }
 }

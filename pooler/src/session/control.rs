@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use sluice_router::template::{Action, SchemaChange};
 use sluice_router::{Refusal, ShardId, Template};
-use sluice_wire::frame::{Frames, HEADER, Parse, query_text};
+use sluice_wire::frame::{Bind, Frames, HEADER, Named, Parse, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
-use super::request::{Cut, Deny, Request, Where, cut};
+use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{After, Slow, needs_reset};
 use super::transaction::{Effect, TransactionLog};
 use super::{End, Link, Pending, Session, Transaction};
-use crate::executor::command::Done;
+use crate::pool::Done;
 use crate::executor::two_phase::{self, CommitError, Participant};
 use crate::pool::{CheckoutError, Lease};
 use crate::registry::ClientState;
@@ -377,10 +377,10 @@ impl Session {
         if request.ddl && !self.upstream.is_sharded() {
             return Err(Report::fatal("XX000", "a statement of an unsharded database was planned for all shards"));
         }
-        let sql = sql_of(&head).ok_or_else(not_together)?;
+        let sql = self.control_sql(&head).ok_or_else(not_together)?;
         let answer = self.run_control(&request, &sql, &map).await?;
         let Some(answer) = answer else { return Ok(()) };
-        let out = if simple { answer } else { extended_answer(&head, &answer) };
+        let out = if simple { answer } else { self.extended_answer(&head, &answer) };
         self.finish_request(out, false).await.map_err(|end| match end {
             End::Client(text) | End::Us(text) => Report::fatal("08006", text),
         })
@@ -721,7 +721,7 @@ fn not_together() -> Report {
         .hint("send it on its own")
 }
 
-/// The one statement's text.
+/// The text of the one statement that is sent or prepared.
 fn sql_of(head: &[u8]) -> Option<String> {
     let mut texts = Vec::new();
     for frame in Frames::new(head).map_while(Result::ok) {
@@ -737,25 +737,68 @@ fn sql_of(head: &[u8]) -> Option<String> {
     }
 }
 
-/// The answers to an extended-protocol batch whose one statement has run: `answer` stands where Execute's belongs.
-fn extended_answer(head: &[u8], answer: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for frame in Frames::new(head).map_while(Result::ok) {
-        match frame.tag {
-            b'P' => out.extend_from_slice(&message::PARSE_COMPLETE),
-            b'B' => out.extend_from_slice(&message::BIND_COMPLETE),
-            b'C' => out.extend_from_slice(&message::CLOSE_COMPLETE),
-            b'D' => {
-                if frame.body.first() == Some(&b'S') {
-                    out.extend_from_slice(&message::NO_PARAMETERS);
+impl Session {
+    /// The text of the one statement that a request runs.
+    fn control_sql(&self, head: &[u8]) -> Option<String> {
+        let mut bound = None;
+        let mut parses = Vec::new();
+        for frame in Frames::new(head).map_while(Result::ok) {
+            match frame.tag {
+                b'Q' => return String::from_utf8(query_text(frame.body)?.to_vec()).ok(),
+                b'P' => parses.push(Parse::read(frame.body)?),
+                b'B' if bound.is_some() => return None,
+                b'B' => {
+                    let name = Bind::read(frame.body)?.statement;
+                    let parsed = parses.iter().rev().find(|parse| parse.name == name).map(|parse| parse.sql);
+                    let known = || self.statements.as_ref()?.tail(name).map(|tail| split_tail(tail).0);
+                    bound = Some(parsed.or_else(known)?);
                 }
-                out.extend_from_slice(&message::NO_DATA);
+                _ => {}
             }
-            b'E' => out.extend_from_slice(answer),
-            _ => {}
+        }
+        String::from_utf8(bound?.to_vec()).ok()
+    }
+
+    /// The answers to an extended-protocol batch whose one statement has run: `answer` stands where Execute's belongs.
+    /// Statements that the batch prepares or closes are remembered, although no server has seen them.
+    fn extended_answer(&mut self, head: &[u8], answer: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for frame in Frames::new(head).map_while(Result::ok) {
+            match frame.tag {
+                b'P' => {
+                    if let Some(parse) = Parse::read(frame.body) {
+                        self.remember_parse(&parse);
+                    }
+                    out.extend_from_slice(&message::PARSE_COMPLETE);
+                }
+                b'B' => out.extend_from_slice(&message::BIND_COMPLETE),
+                b'C' => {
+                    if let (Some(Named::Statement(name)), Some(statements)) = (Named::read(frame.body), &mut self.statements) {
+                        statements.named.remove(name);
+                    }
+                    out.extend_from_slice(&message::CLOSE_COMPLETE);
+                }
+                b'D' => {
+                    if frame.body.first() == Some(&b'S') {
+                        out.extend_from_slice(&message::NO_PARAMETERS);
+                    }
+                    out.extend_from_slice(&message::NO_DATA);
+                }
+                b'E' => out.extend_from_slice(answer),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    fn remember_parse(&mut self, parse: &Parse<'_>) {
+        let statements = self.statements.get_or_insert_default();
+        if parse.name.is_empty() {
+            statements.set_unnamed(parse.tail);
+        } else {
+            statements.named.insert(parse.name.into(), self.shared.statements.intern(parse.tail));
         }
     }
-    out
 }
 
 fn deny_report(deny: Deny, input: &[u8]) -> Report {

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use sluice_router::map::ShardMap;
 use sluice_router::{Schema, ShardId};
-use sluice_wire::frame::{Frame, HEADER, Header};
+use sluice_wire::frame::{Frame, HEADER, Header, check_client_header};
 use sluice_wire::message::{self, Report, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
@@ -290,38 +290,55 @@ impl Session {
         }
     }
 
-    /// COPY data, on its way to the server. Sync and Flush are ignored by the server in here.
+    /// COPY data, on its way to the server: as many whole messages as there are.
     fn step_copy(&mut self, input: &[u8]) -> (usize, Option<Step>) {
-        let Some(header) = Header::read(input) else { return (0, None) };
-        let header = match header.and_then(|header| {
-            sluice_wire::frame::check_client_header(header, self.limits.max_packet_size).map(|()| header)
-        }) {
-            Ok(header) => header,
-            Err(error) => return (0, Some(protocol(&error.to_string()))),
-        };
-        if header.total > request::MESSAGE_BUDGET {
-            return (0, Some(protocol("message too long")));
-        }
-        if (input.len() as u64) < header.total {
-            return (0, None);
-        }
-        let used = header.total as usize;
-        match header.tag {
-            b'd' => {}
-            b'c' | b'f' => {
+        let mut used = 0;
+        while self.flow.copy_in {
+            let rest = &input[used..];
+            let Some(header) = Header::read(rest) else { break };
+            let header = match header.and_then(|header| {
+                check_client_header(header, self.limits.max_packet_size).map(|()| header)
+            }) {
+                Ok(header) => header,
+                Err(error) => return (0, Some(protocol(&error.to_string()))),
+            };
+            if header.total > request::MESSAGE_BUDGET {
+                return (0, Some(protocol("message too long")));
+            }
+            if (rest.len() as u64) < header.total {
+                break;
+            }
+            let message = &rest[..header.total as usize];
+            used += message.len();
+            match header.tag {
+                b'd' | b'c' | b'f' => {}
+                // The server ignores them in here.
+                b'S' | b'H' => continue,
+                b'X' => return (used, Some(Step::End(End::Client("client close request".to_owned())))),
+                _ => return (0, Some(protocol("only COPY data may be sent during COPY FROM STDIN"))),
+            }
+            if header.tag != b'd' {
                 self.flow.copy_in = false;
                 // In the extended protocol the Sync that ends the request is still to come.
                 self.open = !self.flow.simple;
             }
-            b'S' | b'H' => return (used, Some(Step::Relay)),
-            b'X' => return (used, Some(Step::End(End::Client("client close request".to_owned())))),
-            _ => return (0, Some(protocol("only COPY data may be sent during COPY FROM STDIN"))),
+            let sent = self.server_mut().map_or(Ok(()), |server| server.send(message));
+            if let Err(error) = sent {
+                return (0, Some(server_failed(&error)));
+            }
         }
-        let Some(server) = self.server_mut() else { return (used, Some(Step::Read)) };
-        match server.send(&input[..used]) {
-            Ok(()) => (used, Some(Step::Relay)),
-            Err(error) => (0, Some(server_failed(&error))),
+        (used, (used > 0).then_some(Step::Relay))
+    }
+
+    /// A whole message waits in the input.
+    fn has_input(&self) -> bool {
+        if self.upstream.mode == PoolMode::Session {
+            return !self.input.is_empty();
         }
+        if self.flow.copy_in {
+            return matches!(Header::read(&self.input), Some(Ok(header)) if self.input.len() as u64 >= header.total);
+        }
+        !matches!(request::cut(&self.input, self.limits.max_packet_size), Ok(Cut::Incomplete))
     }
 
     /// Session pooling: the server is the client's until it leaves, and nothing between them is changed.
@@ -605,6 +622,10 @@ impl Session {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Relay(error))),
             Poll::Pending => {}
         }
+        if server.pending == 0 && !*open && !flow.copy_in {
+            // The last answer came while more than it was waited for.
+            return Poll::Ready(Ok(()));
+        }
         if flow.swallowed_error {
             let error = io::Error::other("BEGIN failed");
             return Poll::Ready(Err(Stop::Relay(RelayError::Server(error))));
@@ -612,7 +633,10 @@ impl Session {
         // COPY may just have begun or ended.
         let waits_for_client = *open || flow.copy_in || waits_for_client || self.upstream.mode == PoolMode::Session;
         if waits_for_client && flow.unsent.is_empty() && server.unsent.len() < 1 << 20 {
-            // More of a message whose head is there already: the loop looks at it again when it has arrived.
+            if self.has_input() {
+                return Poll::Ready(Ok(()));
+            }
+            let Self { io, .. } = self;
             return match with_scratch(|scratch| {
                 let count = ready!(io.poll_read(cx, scratch))?;
                 self.input.extend_from_slice(&scratch[..count]);

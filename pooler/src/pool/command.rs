@@ -9,7 +9,7 @@ use sluice_wire::message::{self, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
 use crate::net::with_scratch;
-use crate::pool::Server;
+use super::server::Server;
 
 /// A result that is kept for the client may be so long; a longer one is an error.
 const KEEP_BUDGET: usize = 16 << 20;
