@@ -225,7 +225,11 @@ impl Session {
                 let decided = self.context(&map, &schema).query(&message[HEADER..]);
                 self.flow.simple = true;
                 match decided.map_err(Slow::Deny).and_then(|request| self.send(request, &map, message, 1)) {
-                    Ok(()) => (used, Some(Step::Relay)),
+                    Ok(()) => {
+                        // Its ReadyForQuery ends a pipeline that had no Sync yet, too.
+                        self.open = false;
+                        (used, Some(Step::Relay))
+                    }
                     Err(slow) => (0, Some(Step::Slow(slow))),
                 }
             }
@@ -582,6 +586,8 @@ impl Session {
         }
         let Some(server) = self.server_mut() else { return };
         server.counters.query_count += 1;
+        let id = server.entry.id;
+        self.client.link(id);
         if self.transaction_at.is_none() {
             self.transaction_at = Some(now);
         }
@@ -689,6 +695,10 @@ impl Session {
             Link::One(lease) => self.adopt(lease),
             Link::Transaction(transaction) if status == Status::Idle && transaction.participants.len() == 1 => {
                 self.end_single(*transaction);
+                if self.pinned {
+                    // ON COMMIT DROP, or a rollback, may have taken away what kept it.
+                    return After::Unpin;
+                }
             }
             other => self.link = other,
         }
