@@ -55,7 +55,7 @@ impl CatalogError {
     }
 
     /// For `map_err`: PostgreSQL could not do `what`, an infinitive: "read the shards".
-    pub(crate) fn query(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+    pub fn query(what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
         move |source| match source.code() {
             Some(&SqlState::INVALID_SCHEMA_NAME | &SqlState::UNDEFINED_TABLE) => Self::NotMigrated { what },
             _ => Self::Query { what, source },

@@ -1,6 +1,6 @@
 //! The one place that knows everything and builds it: configuration in, a running pooler out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -17,11 +17,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{Config, ConfigError, Database, PoolMode};
+use crate::console::ConsoleStats;
 use crate::listener::{Listeners, ListenError};
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::Shared;
+use crate::session::handshake::CONSOLE;
 use crate::session::prepared::StatementTable;
 use crate::upstream::{Upstream, unsharded_map};
 use crate::vars::VarsTable;
@@ -59,6 +61,7 @@ pub struct App {
     pub registry: Arc<Registry>,
     pub pools: Arc<Pools>,
     pub shared: Arc<Shared>,
+    pub console: ConsoleStats,
     pub mock_key: MockKey,
     upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
     scram_keys: Mutex<HashMap<String, ScramKeys>>,
@@ -90,6 +93,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         registry,
         pools,
         shared: Arc::new(shared),
+        console: ConsoleStats::default(),
         mock_key: rand::random(),
         upstreams: Mutex::default(),
         scram_keys: Mutex::default(),
@@ -130,6 +134,7 @@ async fn janitor(app: std::sync::Weak<App>) {
         let Some(app) = app.upgrade() else { return };
         app.pools.tend();
         app.enforce_timeouts();
+        app.console.tick(&app.pools, Duration::from_secs(app.config().settings.stats_period.into()));
     }
 }
 
@@ -317,16 +322,24 @@ impl App {
 
     fn remove_database(&self, name: &str) {
         tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
-        for client in self.registry.clients().iter().filter(|client| &*client.database == name) {
-            client.evict(Eviction::DatabaseRemoved);
-        }
-        self.pools.remove_database(name);
+        self.drop_connections(name);
         self.shared.catalogs.remove(name);
-        lock(&self.upstreams).retain(|(database, _), _| database != name);
     }
 
-    /// KILL: like a removal, but the entry stays.
+    /// KILL: like a removal, but the entry stays, and nobody gets a server of it before RESUME.
     pub fn kill_database(&self, name: &str) {
+        self.pools.pause(Some(name));
+        self.drop_connections(name);
+    }
+
+    /// All entries: those that are listed, and those that were made from `*` and are in use.
+    pub fn database_names(&self) -> BTreeSet<String> {
+        let listed = self.config().databases.keys().cloned().collect::<Vec<_>>();
+        let used = self.pools.all().into_iter().map(|pool| pool.key.database.to_string());
+        used.chain(self.pools.paused_databases()).chain(listed).collect()
+    }
+
+    fn drop_connections(&self, name: &str) {
         for client in self.registry.clients().iter().filter(|client| &*client.database == name) {
             client.evict(Eviction::DatabaseRemoved);
         }
@@ -363,6 +376,9 @@ impl App {
             tracing::info!("failed cancel request");
             return;
         };
+        if &*client.database == CONSOLE {
+            return client.ask_to_cancel();
+        }
         let server = client.linked_server();
         let Some(entry) = (server != 0).then(|| self.registry.server(server)).flatten() else {
             tracing::info!("cancel request for idle client");

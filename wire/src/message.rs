@@ -181,16 +181,16 @@ pub struct Column {
     pub oid: u32,
 }
 
-/// Appends RowDescription, all columns in text format.
-pub fn row_description(out: &mut Vec<u8>, columns: &[Column]) {
+/// Appends RowDescription of columns and their formats (0 text, 1 binary).
+pub fn row_description(out: &mut Vec<u8>, columns: impl IntoIterator<Item = (Column, i16)>) {
     let size = |oid| match oid {
         23 => 4,
         20 => 8,
         _ => -1,
     };
     let fields = columns
-        .iter()
-        .map(|column| FieldDescription::new(column.name.to_owned(), 0, 0, column.oid, size(column.oid), -1, 0))
+        .into_iter()
+        .map(|(column, format)| FieldDescription::new(column.name.to_owned(), 0, 0, column.oid, size(column.oid), -1, format))
         .collect();
     put(out, &RowDescription::new(fields));
 }

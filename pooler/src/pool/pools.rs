@@ -170,6 +170,11 @@ impl Pools {
         self.paused.load(Ordering::Relaxed)
     }
 
+    /// Those that are paused by their own names.
+    pub fn paused_databases(&self) -> Vec<String> {
+        lock(&self.paused_databases).iter().cloned().collect()
+    }
+
     /// Paused by its own name, whatever holds for all.
     pub fn is_database_paused(&self, database: &str) -> bool {
         lock(&self.paused_databases).contains(database)

@@ -1,0 +1,85 @@
+//! SHOW commands about the process as a whole.
+
+use std::collections::BTreeSet;
+use std::mem::size_of;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::console::VERSION;
+use crate::console::answer::{Row, row};
+use crate::pool::Server;
+use crate::registry::{ClientEntry, ServerEntry};
+use crate::session::handshake::CONSOLE;
+
+pub fn version(_: &App) -> Vec<Row> {
+    vec![row![VERSION]]
+}
+
+/// What this version has none of.
+pub fn none(_: &App) -> Vec<Row> {
+    Vec::new()
+}
+
+pub fn state(app: &App) -> Vec<Row> {
+    let paused = app.pools.is_paused();
+    [("active", !paused), ("paused", paused), ("suspended", false)]
+        .into_iter()
+        .map(|(key, value)| row![key, yes_no(value)])
+        .collect()
+}
+
+pub fn config(app: &App) -> Vec<Row> {
+    let rows = app.config().show();
+    rows.into_iter()
+        .map(|setting| row![setting.key, setting.value, setting.default, yes_no(setting.changeable)])
+        .collect()
+}
+
+fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+pub fn lists(app: &App) -> Vec<Row> {
+    let config = app.config();
+    let clients = app.registry.client_count();
+    let items = [
+        ("databases", app.database_names().len() + 1),
+        ("users", user_names(&config).len()),
+        ("peers", config.peers.len()),
+        ("pools", app.pools.all().len() + 1),
+        ("peer_pools", 0),
+        ("free_clients", 0),
+        ("used_clients", clients),
+        ("login_clients", app.client_sockets().saturating_sub(clients)),
+        ("free_servers", 0),
+        ("used_servers", app.pools.server_count(None)),
+        ("dns_names", 0),
+        ("dns_zones", 0),
+        ("dns_queries", 0),
+        ("dns_pending", 0),
+    ];
+    items.into_iter().map(|(list, items)| row![list, items]).collect()
+}
+
+/// Everybody whom the configuration names, and the console's own user.
+pub fn user_names(config: &Config) -> BTreeSet<String> {
+    let entries = config.databases.values().chain(&config.autodb);
+    let forced = entries.filter_map(|database| database.user.clone());
+    let named = config.secrets.keys().chain(config.users.keys()).cloned();
+    named.chain(forced).chain([CONSOLE.to_owned()]).collect()
+}
+
+/// The sizes are those of the fixed parts; buffers come and go with the traffic.
+pub fn mem(app: &App) -> Vec<Row> {
+    let objects = [
+        ("client_cache", size_of::<ClientEntry>(), app.registry.client_count()),
+        ("server_cache", size_of::<ServerEntry>() + size_of::<Server>(), app.registry.servers().len()),
+        ("pool_cache", size_of::<crate::pool::Pool>(), app.pools.all().len()),
+    ];
+    objects.into_iter().map(|(name, size, used)| row![name, size, used, 0_u32, size * used]).collect()
+}
+
+pub fn peers(app: &App) -> Vec<Row> {
+    let config = app.config();
+    config.peers.values().map(|peer| row![peer.id, &*peer.host, peer.port, peer.pool_size]).collect()
+}
