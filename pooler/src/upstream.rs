@@ -19,7 +19,8 @@ pub struct Upstream {
     /// In the order of shard numbers.
     pools: Box<[Arc<Pool>]>,
     maps: watch::Receiver<Arc<ShardMap>>,
-    sharded: bool,
+    /// An unsharded database's map never changes.
+    fixed: Option<Arc<ShardMap>>,
 }
 
 impl Upstream {
@@ -29,18 +30,21 @@ impl Upstream {
         pools: Box<[Arc<Pool>]>,
         maps: watch::Receiver<Arc<ShardMap>>,
     ) -> Self {
-        let sharded = maps.borrow().schema().sharding.is_some();
-        Self { database, user, mode, pools, maps, sharded }
+        let fixed = Some(maps.borrow().clone()).filter(|map| map.schema().sharding.is_none());
+        Self { database, user, mode, pools, maps, fixed }
     }
 
     pub fn is_sharded(&self) -> bool {
-        self.sharded
+        self.fixed.is_none()
     }
 
     /// The shard map in force now. A request takes it once.
     #[inline]
     pub fn map(&self) -> Arc<ShardMap> {
-        self.maps.borrow().clone()
+        match &self.fixed {
+            Some(map) => map.clone(),
+            None => self.maps.borrow().clone(),
+        }
     }
 
     /// `None` for a shard that was added after this session's pools were made.

@@ -141,6 +141,7 @@ impl Lexer<'_> {
         while let Some(&byte) = self.sql.get(self.at) {
             match class(byte) {
                 Class::Other => self.at += 1,
+                Class::Space if self.is_lone_space() => self.at += 1,
                 Class::Space => self.space(),
                 Class::Identifier => self.identifier(),
                 Class::Digit => self.number(),
@@ -169,6 +170,15 @@ impl Lexer<'_> {
     #[inline]
     fn next_is(&self, byte: u8) -> bool {
         self.sql.get(self.at + 1) == Some(&byte)
+    }
+
+    /// A single blank between two tokens, the commonest white space by far: it stays as it is.
+    #[inline]
+    fn is_lone_space(&self) -> bool {
+        let next = self.sql.get(self.at + 1).map(|&byte| class(byte));
+        self.at > 0
+            && self.sql[self.at] == b' '
+            && !matches!(next, None | Some(Class::Space | Class::Minus | Class::Slash))
     }
 
     /// Copies what is pending up to `end`, and skips to there.

@@ -118,7 +118,7 @@ pub fn check_client_header(header: Header, max_packet: u32) -> Result<(), FrameE
 /// A zero-terminated string at the head of `bytes`, and what follows it.
 #[inline]
 pub fn cstr(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let end = memchr::memchr(0, bytes)?;
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 

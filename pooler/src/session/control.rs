@@ -41,7 +41,7 @@ impl Session {
             Slow::Enlist(shard) => self.enlist(shard).await,
             Slow::Control => self.control().await,
             Slow::Deny(deny) => Err(deny_report(deny, &self.input)),
-            Slow::Fail(report) => Err(report),
+            Slow::Fail(report) => Err(*report),
         };
         match result {
             Ok(()) => Ok(()),

@@ -52,7 +52,13 @@ pub(super) enum Slow {
     /// Statements that are not simply sent.
     Control,
     Deny(Deny),
-    Fail(Report),
+    Fail(Box<Report>),
+}
+
+impl Slow {
+    fn fail(report: Report) -> Self {
+        Self::Fail(Box::new(report))
+    }
 }
 
 /// Everything a session is made of.
@@ -137,7 +143,7 @@ impl Session {
     /// Reads a request and sends it on, if nothing stands in the way.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
-            return Poll::Ready(Step::Slow(Slow::Fail(eviction_report(eviction))));
+            return Poll::Ready(Step::Slow(Slow::fail(eviction_report(eviction))));
         }
         if !self.flow.unsent.is_empty() && ready!(self.io.poll_flush(cx, &mut self.flow.unsent)).is_err() {
             return Poll::Ready(Step::End(End::Client("client unexpected eof".to_owned())));
@@ -178,7 +184,7 @@ impl Session {
         match result {
             Poll::Ready(Err(error)) => {
                 let report = Report::fatal("08006", "server conn crashed?").detail(error.to_string());
-                Poll::Ready(Step::Slow(Slow::Fail(report)))
+                Poll::Ready(Step::Slow(Slow::fail(report)))
             }
             _ => Poll::Pending,
         }
@@ -248,7 +254,7 @@ impl Session {
             b'F' => {
                 let report = Report::fatal("0A000", "function calls by the fast path are not supported in a sharded database")
                     .hint("call the function with SELECT");
-                (0, Some(Step::Slow(Slow::Fail(report))))
+                (0, Some(Step::Slow(Slow::fail(report))))
             }
             tag => (0, Some(protocol(&format!("unexpected message {:?}", char::from(tag))))),
         }
@@ -405,7 +411,7 @@ impl Session {
     /// Sends a decided request, if its server is at hand and ready for it.
     fn send(&mut self, request: Request, map: &Arc<ShardMap>, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
         if self.path_unknown && self.upstream.is_sharded() && !request.controls {
-            return Err(Slow::Fail(super::path::unknown_path()));
+            return Err(Slow::fail(super::path::unknown_path()));
         }
         if self.needs_control(&request) {
             return Err(Slow::Control);
@@ -476,7 +482,7 @@ impl Session {
                 let own = lease.pool().key.shard;
                 if own.is_some() && own != Some(shard.index() as u16) {
                     if self.open || self.pinned {
-                        return Err(Slow::Fail(one_pipeline(own.unwrap_or_default(), shard)));
+                        return Err(Slow::fail(one_pipeline(own.unwrap_or_default(), shard)));
                     }
                     // It was waited for under an older shard map.
                     self.settle(Status::Idle);
@@ -490,7 +496,7 @@ impl Session {
                     Some(index) => {
                         if self.open && index != transaction.active {
                             let own = transaction.participants[transaction.active].shard;
-                            return Err(Slow::Fail(one_pipeline(own.index() as u16, shard)));
+                            return Err(Slow::fail(one_pipeline(own.index() as u16, shard)));
                         }
                         transaction.active = index;
                         transaction.participants[index].wrote |= writes;
@@ -510,7 +516,7 @@ impl Session {
     }
 
     fn checkout_now(&self, shard: ShardId) -> Result<Lease, Slow> {
-        let pool = self.upstream.pool(shard).ok_or_else(|| Slow::Fail(unknown_shard(shard)))?;
+        let pool = self.upstream.pool(shard).ok_or_else(|| Slow::fail(unknown_shard(shard)))?;
         pool.try_checkout().ok_or(Slow::Checkout(shard))
     }
 
@@ -518,10 +524,10 @@ impl Session {
     fn enlist_now(&mut self, shard: ShardId, writes: bool) -> Result<(), Slow> {
         let Link::Transaction(transaction) = &self.link else { return Ok(()) };
         if self.open {
-            return Err(Slow::Fail(one_pipeline(transaction.participants.get(transaction.active).map_or(0, |p| p.shard.index() as u16), shard)));
+            return Err(Slow::fail(one_pipeline(transaction.participants.get(transaction.active).map_or(0, |p| p.shard.index() as u16), shard)));
         }
         if transaction.opaque {
-            return Err(Slow::Fail(
+            return Err(Slow::fail(
                 Report::error("0A000", format!("shard {shard} cannot join this transaction"))
                     .detail("The transaction was begun inside a pipeline or together with other statements.")
                     .hint("send BEGIN on its own"),
@@ -744,15 +750,17 @@ impl Session {
     }
 
     fn count(&mut self, status: Status) {
-        let now = Instant::now();
-        let request = self.request_at.take().map_or(0, |at| now.duration_since(at).as_micros() as u64);
+        let Some(began) = self.request_at.take() else { return };
+        let micros = |at: Instant| at.elapsed().as_micros() as u64;
+        let request = micros(began);
         let ended = status == Status::Idle;
-        let whole = if ended { self.transaction_at.take() } else { None };
+        let transaction = if ended { self.transaction_at.take() } else { None };
         let Some(server) = self.server_mut() else { return };
         server.counters.query_time += request;
         if ended {
             server.counters.xact_count += 1;
-            server.counters.xact_time += whole.map_or(0, |at| now.duration_since(at).as_micros() as u64);
+            // A transaction of one statement took as long as that.
+            server.counters.xact_time += transaction.map_or(request, |at| if at == began { request } else { micros(at) });
         }
     }
 
@@ -963,11 +971,11 @@ fn own(lease: &mut Lease, client: u64, handle: &ClientHandle) {
 }
 
 fn protocol(text: &str) -> Step {
-    Step::Slow(Slow::Fail(Report::fatal("08P01", text)))
+    Step::Slow(Slow::fail(Report::fatal("08P01", text)))
 }
 
 fn broken(error: &io::Error) -> Slow {
-    Slow::Fail(Report::fatal("08006", "server conn crashed?").detail(error.to_string()))
+    Slow::fail(Report::fatal("08006", "server conn crashed?").detail(error.to_string()))
 }
 
 fn server_failed(error: &io::Error) -> Step {
