@@ -1,6 +1,7 @@
 //! Prepared statements on their way to a server: names translated, a Parse put in where the server lacks the statement,
 //! left out where it has it.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,6 @@ impl Session {
         let client = self.client.id;
         let limit = self.limits.max_prepared_statements;
         let statements = self.statements.get_or_insert_default();
-        let replies = self.flow.replies.get_or_insert_default();
         let lease = match &mut self.link {
             Link::One(lease) => lease,
             Link::Transaction(transaction) => match transaction.participants.get_mut(transaction.active) {
@@ -29,8 +29,13 @@ impl Session {
             },
             Link::None => return Ok(()),
         };
-        let result = with_output(|out| {
-            let mut edit = Edit { out, replies, statements, lease, table: &self.shared.statements, client, limit };
+        // The rest of a pipeline joins the queue that its beginning made.
+        let mut queue = self.flow.replies.take();
+        let mut replies = queue.as_mut().map_or_else(|| SPARE.take(), |queue| std::mem::take(&mut **queue));
+        let mut edited = queue.is_some();
+        let sent = with_output(|out| {
+            let table = &self.shared.statements;
+            let mut edit = Edit { out, replies: &mut replies, statements, lease, table, client, limit, edited: &mut edited };
             for frame in Frames::new(batch).map_while(Result::ok) {
                 edit.message(frame);
             }
@@ -39,13 +44,20 @@ impl Session {
             lease.send(out)
         });
         self.client.prepared.store(statements.named.len() as u32, Ordering::Relaxed);
+        if !edited {
+            // Names were translated, but the responses are the client's as they come: no queue is needed.
+            replies.clear();
+            SPARE.set(replies);
+            return sent;
+        }
         // Everything was left out: its answers are due at once.
         let mut due = Vec::new();
         replies.make_due(&mut due);
-        if !due.is_empty() {
-            crate::executor::relay::send(&self.io, &mut self.flow, &due)?;
-        }
-        result
+        let mut queue = queue.unwrap_or_default();
+        *queue = replies;
+        self.flow.replies = Some(queue);
+        crate::executor::relay::send(&self.io, &mut self.flow, &due)?;
+        sent
     }
 
     /// Remembers an unnamed Parse that was sent as it is: it may be bound later, on another server.
@@ -77,6 +89,11 @@ impl Session {
     }
 }
 
+thread_local! {
+    /// A queue whose memory is used again: most batches turn out to need none.
+    static SPARE: Cell<Replies> = Cell::default();
+}
+
 /// One batch being translated for one server.
 struct Edit<'a> {
     out: &'a mut Vec<u8>,
@@ -86,6 +103,8 @@ struct Edit<'a> {
     table: &'a StatementTable,
     client: u64,
     limit: u32,
+    /// A response has to be left out or made: the queue is needed.
+    edited: &'a mut bool,
 }
 
 impl Edit<'_> {
@@ -114,6 +133,12 @@ impl Edit<'_> {
         self.replies.push(reply);
     }
 
+    /// A response that is not simply passed on.
+    fn special(&mut self, reply: Reply) {
+        *self.edited = true;
+        self.replies.push(reply);
+    }
+
     fn parse(&mut self, parse: &Parse<'_>, raw: &[u8]) {
         if self.limit == 0 {
             return self.pass(raw, Reply::Parse { statement: None });
@@ -127,17 +152,18 @@ impl Edit<'_> {
         let prepared = self.table.intern(parse.tail);
         self.statements.named.insert(parse.name.into(), prepared.clone());
         if self.lease.has_statement(prepared.id) {
-            return self.replies.push(Reply::LocalParse);
+            return self.special(Reply::LocalParse);
         }
         self.prepare(&prepared);
-        self.replies.push(Reply::Parse { statement: Some(prepared.id) });
+        // If it fails, the server does not have it.
+        self.special(Reply::Parse { statement: Some(prepared.id) });
     }
 
     /// Sends the Parse of a statement under its own name, and a Close of what has to go for it.
     fn prepare(&mut self, prepared: &Prepared) {
         if let Some(evicted) = self.lease.add_statement(prepared.id, self.limit) {
             message::close_statement(self.out, &statement_name(evicted));
-            self.replies.push(Reply::OurClose { statement: evicted });
+            self.special(Reply::OurClose { statement: evicted });
         }
         message::parse(self.out, &statement_name(prepared.id), &prepared.tail);
         self.lease.counters.server_parse_count += 1;
@@ -148,7 +174,7 @@ impl Edit<'_> {
         let prepared: Arc<Prepared> = self.statements.named.get(name)?.clone();
         if !self.lease.has_statement(prepared.id) {
             self.prepare(&prepared);
-            self.replies.push(Reply::OurParse { statement: Some(prepared.id) });
+            self.special(Reply::OurParse { statement: Some(prepared.id) });
         }
         Some(statement_name(prepared.id))
     }
@@ -160,7 +186,7 @@ impl Edit<'_> {
         }
         if let Some(tail) = &self.statements.unnamed {
             message::parse(self.out, b"", tail);
-            self.replies.push(Reply::OurParse { statement: None });
+            self.special(Reply::OurParse { statement: None });
             self.lease.unnamed_of = self.client;
         }
     }
@@ -209,7 +235,7 @@ impl Edit<'_> {
                 } else {
                     self.statements.named.remove(name);
                 }
-                self.replies.push(Reply::LocalClose);
+                self.special(Reply::LocalClose);
             }
             _ => self.pass(frame.raw, Reply::Close),
         }
