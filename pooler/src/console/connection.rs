@@ -83,7 +83,7 @@ impl Connection {
                 self.ready().await
             }
             b'X' => Err(End::Gone),
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' if self.skipping => Ok(()),
+            b'P' | b'B' | b'D' | b'E' | b'C' if self.skipping => Ok(()),
             b'P' | b'B' | b'D' | b'C' => {
                 let done = self.extended.on_message(tag, &body, &mut self.output);
                 self.extended_result(done).await
@@ -210,7 +210,8 @@ impl Connection {
             Err(report) => {
                 self.put_error(&report);
                 self.skipping = true;
-                Ok(())
+                // A client may wait for it before it sends its Sync.
+                self.flush().await
             }
         }
     }

@@ -8,7 +8,7 @@ use sluice_wire::message::Report;
 use super::answer::Answer;
 use super::grant::AdminGrant;
 use super::parse::{error, unsupported};
-use crate::app::{App, ShutdownMode};
+use crate::app::{App, AppError, ShutdownMode};
 use crate::registry::Eviction;
 use crate::session::handshake::CONSOLE;
 
@@ -89,6 +89,7 @@ async fn until(come: impl Fn() -> bool) {
 async fn set(app: &Arc<App>, key: &str, value: &str) -> Result<Answer, Report> {
     match app.set(key, value).await {
         Ok(()) => Ok(Answer::done(format!("SET {key}={value}"))),
+        Err(AppError::Config(reason)) => Err(error("SET failed").detail(reason.to_string())),
         Err(reason) => Err(error("SET failed").detail(reason.to_string())),
     }
 }

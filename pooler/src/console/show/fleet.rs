@@ -58,7 +58,7 @@ fn database_row(app: &App, config: &Config, database: &Database) -> Row {
     row![
         &*database.name,
         database.host.as_deref(),
-        database.port,
+        shards.is_none().then_some(database.port),
         &*database.dbname,
         database.user.as_deref(),
         config.pool_size(database, user),

@@ -2,7 +2,7 @@
 //!
 //! Columns, their order and their types are PgBouncer's: monitoring reads them by position as well as by name. What Sluice
 //! adds stands behind PgBouncer's last column, never between:
-//! - DATABASES: `shards`, NULL for a database that isn't sharded;
+//! - DATABASES: `shards`, NULL for a database that isn't sharded; a sharded one has no `host` and `port` of its own;
 //! - POOLS and SERVERS: `shard`, for each shard of a sharded database has pools of its own;
 //! - CLIENTS: `pinned`, 1 while the session keeps its server for what it has left there (temporary tables and the like).
 
