@@ -537,7 +537,12 @@ impl Session {
             return Err(Slow::Enlist(shard));
         }
         let before = transaction.log.before().clone();
-        let mut lease = self.checkout_now(shard)?;
+        let mut lease = match self.checkout_now(shard) {
+            Ok(lease) => lease,
+            // Not a checkout of its own: that one would take the transaction's place.
+            Err(Slow::Checkout(shard)) => return Err(Slow::Enlist(shard)),
+            Err(slow) => return Err(slow),
+        };
         if needs_reset(&lease, self.client.id) || transition(&lease.applied, &before).is_some() {
             // Untouched: goes back to the pool, and is taken again by the slow way.
             return Err(Slow::Enlist(shard));
