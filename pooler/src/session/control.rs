@@ -389,8 +389,7 @@ impl Session {
     /// Runs it; the answer's messages, or `None` if the answer is relayed.
     async fn run_control(&mut self, request: &Request, sql: &str, map: &Arc<sluice_router::ShardMap>) -> Result<Option<Vec<u8>>, Report> {
         let effect = request.effects.last().cloned().unwrap_or(Effect::None);
-        if let Link::Transaction(transaction) = &self.link
-            && transaction.failed
+        if self.status() == Status::Failed
             && !matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo(_))
         {
             return Err(Report::error("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
@@ -468,10 +467,10 @@ impl Session {
     }
 
     async fn commit(&mut self, chain: bool) -> Result<&'static str, Report> {
-        let Link::Transaction(transaction) = &mut self.link else { return Ok("COMMIT") };
-        if transaction.failed {
+        if self.status() == Status::Failed {
             return Ok(self.roll_back(chain).await);
         }
+        let Link::Transaction(transaction) = &mut self.link else { return Ok("COMMIT") };
         let committed = two_phase::commit(&mut transaction.participants).await;
         match committed {
             Ok(()) => {

@@ -457,6 +457,12 @@ impl Session {
 
     /// The one shard that runs it.
     fn place(&self, request: &Request, map: &Arc<ShardMap>) -> Result<ShardId, Slow> {
+        // A server that failed knows what PostgreSQL still allows in the block; no other one may go on without it.
+        if let Link::Transaction(transaction) = &self.link
+            && let Some(failed) = transaction.participants.iter().find(|it| it.lease.status == Status::Failed)
+        {
+            return Ok(failed.shard);
+        }
         if let (Some((name, false)), Link::Transaction(transaction)) = (&request.cursor, &self.link)
             && let Some((_, shard)) = transaction.cursors.iter().rev().find(|(known, _)| known == name)
         {
