@@ -49,6 +49,13 @@ impl Server {
         self.send(&bytes)
     }
 
+    /// Sends a batch of extended-protocol messages that uses the unnamed statement and ends with Sync, without waiting.
+    pub fn start_batch(&mut self, messages: &[u8]) -> io::Result<()> {
+        self.unnamed_of = 0;
+        self.pending += 1;
+        self.send(messages)
+    }
+
     /// Waits for what [`Self::start`] sent.
     pub async fn finish(&mut self, keep: bool) -> io::Result<Done> {
         let mut collect = Collect { done: Done::default(), pending: self.pending, status: self.status };

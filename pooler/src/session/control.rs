@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use sluice_router::template::{Action, SchemaChange};
-use sluice_router::{Refusal, ShardId, Template};
-use sluice_wire::frame::{Bind, Frames, HEADER, Named, Parse, query_text};
+use sluice_router::{Refusal, ShardId, ShardMap};
+use sluice_wire::frame::{Bind, Frames, HEADER, Parse, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{After, Slow, needs_reset};
+use super::everywhere::Command;
 use super::transaction::{Effect, TransactionLog};
 use super::{End, Link, Pending, Session, Transaction};
 use crate::pool::Done;
@@ -193,7 +193,7 @@ impl Session {
     }
 
     /// Brings another shard's server into the transaction.
-    async fn enlist(&mut self, shard: ShardId) -> Result<(), Report> {
+    pub(super) async fn enlist(&mut self, shard: ShardId) -> Result<(), Report> {
         let mut lease = self.wait_for(shard).await?;
         let Link::Transaction(transaction) = &self.link else { return Ok(()) };
         let (before, prologue) = (transaction.log.before().clone(), transaction.log.prologue());
@@ -305,8 +305,8 @@ impl Session {
         let Link::Transaction(transaction) = &mut self.link else { return };
         self.vars = if committed { transaction.log.vars.clone() } else { transaction.log.before().clone() };
         if !committed {
-            transaction.changes.clear();
-            transaction.schema = None;
+            transaction.log.changes.clear();
+            transaction.log.schema = None;
         }
         let vars = self.vars.clone();
         for participant in &mut transaction.participants {
@@ -374,11 +374,10 @@ impl Session {
         if request.statements > 1 && request.place != Where::Everywhere {
             return Err(not_together());
         }
-        if request.ddl && !self.upstream.is_sharded() {
-            return Err(Report::fatal("XX000", "a statement of an unsharded database was planned for all shards"));
-        }
         let sql = self.control_sql(&head).ok_or_else(not_together)?;
-        let answer = self.run_control(&request, &sql, &map).await?;
+        let messages = (!simple).then(|| self.unnamed_batch(&head)).flatten();
+        let command = Command { sql, messages };
+        let answer = self.run_control(&request, &command, &map).await?;
         let Some(answer) = answer else { return Ok(()) };
         let out = if simple { answer } else { self.extended_answer(&head, &answer) };
         self.finish_request(out, false).await.map_err(|end| match end {
@@ -387,7 +386,8 @@ impl Session {
     }
 
     /// Runs it; the answer's messages, or `None` if the answer is relayed.
-    async fn run_control(&mut self, request: &Request, sql: &str, map: &Arc<sluice_router::ShardMap>) -> Result<Option<Vec<u8>>, Report> {
+    async fn run_control(&mut self, request: &Request, command: &Command, map: &Arc<ShardMap>) -> Result<Option<Vec<u8>>, Report> {
+        let sql = &*command.sql;
         let effect = request.effects.last().cloned().unwrap_or(Effect::None);
         if self.status() == Status::Failed
             && !matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo(_))
@@ -397,14 +397,14 @@ impl Session {
         if let Where::CopyRows(column) = request.place {
             return self.copy_rows(sql, column).await;
         }
-        if request.place == Where::Everywhere {
-            return self.everywhere(request, sql, map).await.map(Some);
+        if request.place == Where::Everywhere || request.ddl {
+            return self.on_shards(request, command, map).await.map(Some);
         }
         if request.outside_transaction && matches!(self.link, Link::Transaction(_)) {
             return Err(Report::error("25001", "this statement cannot run inside a transaction block"));
         }
         let tag = match effect {
-            Effect::Begin(sql) => self.begin(&sql),
+            Effect::Begin(sql) => self.begin(&sql).await?,
             Effect::Commit { chain } => self.commit(chain).await?,
             Effect::Rollback { chain } => self.roll_back(chain).await,
             Effect::Savepoint(name) => self.on_all(sql, "SAVEPOINT", |log| log.savepoint(&name)).await?,
@@ -433,40 +433,40 @@ impl Session {
         Ok(Some(out))
     }
 
-    /// BEGIN costs nothing: servers are enlisted by the statements that follow.
-    fn begin(&mut self, sql: &str) -> &'static str {
-        let mut transaction = Transaction::new(TransactionLog::new(sql, self.vars.clone()));
+    /// BEGIN costs nothing: servers are enlisted by the statements that follow. But a server that the session is pinned to
+    /// takes part from the start.
+    pub(super) async fn begin(&mut self, sql: &str) -> Result<&'static str, Report> {
+        let transaction = || Link::Transaction(Box::new(Transaction::new(TransactionLog::new(sql, self.vars.clone()))));
         match std::mem::replace(&mut self.link, Link::None) {
+            Link::One(lease) if self.pinned => {
+                self.link = transaction();
+                self.start_pinned(lease, sql).await?;
+                self.client.set_state(ClientState::Active);
+            }
             Link::One(lease) => {
-                // Pinned: its server takes part from the first statement on.
-                self.link = Link::Transaction(Box::new(transaction));
-                self.start_pinned(lease, sql);
+                lease.checkin();
+                self.link = transaction();
             }
             Link::Transaction(already) => self.link = Link::Transaction(already),
-            Link::None => {
-                transaction.participants.clear();
-                self.link = Link::Transaction(Box::new(transaction));
-            }
-        }
-        if let Link::Transaction(transaction) = &self.link
-            && !transaction.participants.is_empty()
-        {
-            self.client.set_state(ClientState::Active);
+            Link::None => self.link = transaction(),
         }
         let first = sql.trim_start().get(..5).unwrap_or_default();
-        if first.eq_ignore_ascii_case("start") { "START TRANSACTION" } else { "BEGIN" }
+        Ok(if first.eq_ignore_ascii_case("start") { "START TRANSACTION" } else { "BEGIN" })
     }
 
-    fn start_pinned(&mut self, mut lease: Lease, sql: &str) {
-        if lease.start(sql).is_ok() {
-            self.flow.swallow += 1;
+    async fn start_pinned(&mut self, mut lease: Lease, sql: &str) -> Result<(), Report> {
+        let done = lease.run(sql).await.map_err(|error| lost(&error))?;
+        if let Some(report) = failure(&done) {
+            self.link = Link::One(lease);
+            return Err(report);
         }
         let map = self.upstream.map();
         let shard = map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
         self.join(Participant { shard, lease, wrote: true });
+        Ok(())
     }
 
-    async fn commit(&mut self, chain: bool) -> Result<&'static str, Report> {
+    pub(super) async fn commit(&mut self, chain: bool) -> Result<&'static str, Report> {
         if self.status() == Status::Failed {
             return Ok(self.roll_back(chain).await);
         }
@@ -474,7 +474,7 @@ impl Session {
         let committed = two_phase::commit(&mut transaction.participants).await;
         match committed {
             Ok(()) => {
-                let changes = std::mem::take(&mut transaction.changes);
+                let changes = std::mem::take(&mut transaction.log.changes);
                 self.end_transaction(true, chain);
                 self.publish(changes).await?;
                 Ok("COMMIT")
@@ -492,7 +492,7 @@ impl Session {
         }
     }
 
-    async fn roll_back(&mut self, chain: bool) -> &'static str {
+    pub(super) async fn roll_back(&mut self, chain: bool) -> &'static str {
         if let Link::Transaction(transaction) = &mut self.link {
             two_phase::rollback(&mut transaction.participants).await;
         }
@@ -549,97 +549,6 @@ impl Session {
             }
         }
     }
-
-    /// Runs a statement on every shard; outside a transaction block, in one of its own.
-    async fn everywhere(&mut self, request: &Request, sql: &str, map: &Arc<sluice_router::ShardMap>) -> Result<Vec<u8>, Report> {
-        if request.controls {
-            return Err(not_together());
-        }
-        let own = !matches!(self.link, Link::Transaction(_));
-        if own {
-            if let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) {
-                lease.checkin();
-            }
-            self.link = Link::Transaction(Box::new(Transaction::new(TransactionLog::new("BEGIN", self.vars.clone()))));
-        }
-        let result = self.everywhere_in_transaction(sql, map).await;
-        if !own {
-            return result;
-        }
-        match result {
-            Ok(answer) => self.commit(false).await.map(|_| answer),
-            Err(report) => {
-                self.roll_back(false).await;
-                Err(report)
-            }
-        }
-    }
-
-    async fn everywhere_in_transaction(&mut self, sql: &str, map: &Arc<sluice_router::ShardMap>) -> Result<Vec<u8>, Report> {
-        let schema = self.schema(map);
-        let changes = self.schema_changes(sql, &schema);
-        for shard in map.shard_ids() {
-            let enlisted = matches!(&self.link, Link::Transaction(t) if t.participants.iter().any(|p| p.shard == shard));
-            if !enlisted {
-                self.enlist(shard).await?;
-            }
-        }
-        let Link::Transaction(transaction) = &mut self.link else { return Err(not_together()) };
-        transaction.participants.sort_by_key(|participant| participant.shard);
-        transaction.active = 0;
-        // The home shard first: statements that would deadlock across shards then queue up there.
-        let (home, others) = transaction.participants.split_first_mut().expect("a database has a shard");
-        home.wrote = true;
-        home.lease.start(sql).map_err(|error| lost(&error))?;
-        let first = home.lease.finish(true).await.map_err(|error| lost(&error))?;
-        if let Some(report) = failure(&first) {
-            return Err(report);
-        }
-        for other in others.iter_mut() {
-            other.wrote = true;
-            other.lease.start(sql).map_err(|error| lost(&error))?;
-        }
-        let mut failed = None;
-        for other in others.iter_mut() {
-            let done = other.lease.finish(false).await.map_err(|error| lost(&error))?;
-            failed = failed.or_else(|| failure(&done)).or_else(|| differs(&first, &done, other.shard));
-        }
-        if let Some(report) = failed {
-            return Err(report);
-        }
-        if first.kept_too_long {
-            return Err(Report::error("54000", "the statement's result is too long to be compared between shards").hint("leave out RETURNING"));
-        }
-        if !changes.is_empty() {
-            let changed = crate::catalogs::with_changes(&schema, &changes);
-            transaction.schema = Some(Arc::new(changed));
-            transaction.changes.extend(changes);
-        }
-        Ok(first.kept.unwrap_or_default())
-    }
-
-    fn schema_changes(&self, sql: &str, schema: &Arc<sluice_router::Schema>) -> Vec<SchemaChange> {
-        let collect = |template: &Arc<Template>, _: &[_], _: &[u32]| {
-            let ddl = template.statements.iter().filter_map(|statement| match &statement.action {
-                Action::Ddl(changes) => Some(changes.to_vec()),
-                _ => None,
-            });
-            ddl.flatten().collect()
-        };
-        self.shared.router.template(schema, self.path, !self.flow.escape_strings, sql.as_bytes(), collect)
-    }
-
-    /// The tables are changed on the shards; now the catalog, and with it all instances, has to know.
-    async fn publish(&mut self, changes: Vec<SchemaChange>) -> Result<(), Report> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.shared.catalogs.apply(&self.upstream.database, &changes).await.map_err(|error| {
-            Report::error("58000", format!("the shards are changed, but the catalog of database \"{}\" is not: {error}", self.upstream.database))
-                .detail("Until the catalog knows the tables, statements that name them are refused.")
-                .hint("when the catalog is back, classify the tables in the console: CREATE SHARDED TABLE, CREATE REFERENCE TABLE or CREATE HOME TABLE")
-        })
-    }
 }
 
 /// No deadline: a wait that nothing but its event ends.
@@ -691,7 +600,7 @@ pub(super) fn give_back(mut lease: Lease) {
     });
 }
 
-fn failure(done: &Done) -> Option<Report> {
+pub(super) fn failure(done: &Done) -> Option<Report> {
     done.error.as_deref().map(report_of)
 }
 
@@ -702,20 +611,11 @@ fn report_of(error: &[u8]) -> Report {
     Report::error(&field(b'C'), field(b'M')).detail(field(b'D')).hint(field(b'H'))
 }
 
-fn lost(error: &std::io::Error) -> Report {
+pub(super) fn lost(error: &std::io::Error) -> Report {
     Report::fatal("08006", "server conn crashed?").detail(error.to_string())
 }
 
-/// A statement that ran on all shards must have done the same everywhere.
-fn differs(first: &Done, other: &Done, shard: ShardId) -> Option<Report> {
-    (first.tag != other.tag).then(|| {
-        Report::error("55000", "the shards gave different answers; nothing was changed")
-            .detail(format!("Home shard: {}; shard {shard}: {}.", first.tag, other.tag))
-            .hint("the table's rows differ between shards: compare them before you write to it again")
-    })
-}
-
-fn not_together() -> Report {
+pub(super) fn not_together() -> Report {
     Report::error("0A000", "this statement cannot be sent together with others in a sharded database")
         .hint("send it on its own")
 }
@@ -758,39 +658,7 @@ impl Session {
         String::from_utf8(bound?.to_vec()).ok()
     }
 
-    /// The answers to an extended-protocol batch whose one statement has run: `answer` stands where Execute's belongs.
-    /// Statements that the batch prepares or closes are remembered, although no server has seen them.
-    fn extended_answer(&mut self, head: &[u8], answer: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for frame in Frames::new(head).map_while(Result::ok) {
-            match frame.tag {
-                b'P' => {
-                    if let Some(parse) = Parse::read(frame.body) {
-                        self.remember_parse(&parse);
-                    }
-                    out.extend_from_slice(&message::PARSE_COMPLETE);
-                }
-                b'B' => out.extend_from_slice(&message::BIND_COMPLETE),
-                b'C' => {
-                    if let (Some(Named::Statement(name)), Some(statements)) = (Named::read(frame.body), &mut self.statements) {
-                        statements.named.remove(name);
-                    }
-                    out.extend_from_slice(&message::CLOSE_COMPLETE);
-                }
-                b'D' => {
-                    if frame.body.first() == Some(&b'S') {
-                        out.extend_from_slice(&message::NO_PARAMETERS);
-                    }
-                    out.extend_from_slice(&message::NO_DATA);
-                }
-                b'E' => out.extend_from_slice(answer),
-                _ => {}
-            }
-        }
-        out
-    }
-
-    fn remember_parse(&mut self, parse: &Parse<'_>) {
+    pub(super) fn remember_parse(&mut self, parse: &Parse<'_>) {
         let statements = self.statements.get_or_insert_default();
         if parse.name.is_empty() {
             statements.set_unnamed(parse.tail);

@@ -2,13 +2,14 @@
 //!
 //! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the session's loop: read,
 //! decide, send, relay), [`transaction`] (what has to be remembered of a transaction), [`control`] (statements that are
-//! not simply sent: BEGIN, commits over several shards, DDL, refusals), [`prepared`], [`copy`], [`path`].
+//! not simply sent: BEGIN, commits over several shards, refusals), [`everywhere`] (DDL, and writes to reference tables), [`prepared`], [`copy`], [`path`].
 //!
 //! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
 //! one server runs, several in a transaction over several shards.
 
 mod control;
 mod copy;
+mod everywhere;
 mod extended;
 pub mod handshake;
 mod path;
@@ -72,9 +73,6 @@ struct Transaction {
     opaque: bool,
     /// Where cursors were declared.
     cursors: Vec<(Box<str>, sluice_router::ShardId)>,
-    /// The schema as this transaction's own DDL has made it.
-    schema: Option<Arc<sluice_router::Schema>>,
-    changes: Vec<sluice_router::template::SchemaChange>,
 }
 
 /// A logged-in client.

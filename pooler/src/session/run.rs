@@ -389,8 +389,8 @@ impl Session {
 
     pub(super) fn schema(&self, map: &Arc<ShardMap>) -> Arc<Schema> {
         match &self.link {
-            Link::Transaction(transaction) if transaction.schema.is_some() => {
-                transaction.schema.clone().unwrap_or_else(|| map.schema().clone())
+            Link::Transaction(transaction) if transaction.log.schema.is_some() => {
+                transaction.log.schema.clone().unwrap_or_else(|| map.schema().clone())
             }
             _ => map.schema().clone(),
         }
@@ -438,7 +438,7 @@ impl Session {
 
     /// The request is not simply sent to one server.
     fn needs_control(&self, request: &Request) -> bool {
-        if matches!(request.place, Where::Everywhere | Where::CopyRows(_)) {
+        if request.ddl || matches!(request.place, Where::Everywhere | Where::CopyRows(_)) {
             return true;
         }
         match &self.link {
@@ -447,6 +447,7 @@ impl Session {
                     || request.outside_transaction
                     || (request.controls
                         && (transaction.participants.len() > 1
+                            || !transaction.log.changes.is_empty()
                             || (transaction.participants.is_empty() && !is_setting(request))))
             }
             // Lazily begun: no server is needed for it.
@@ -487,7 +488,10 @@ impl Session {
             Link::One(lease) => {
                 let own = lease.pool().key.shard;
                 if own.is_some() && own != Some(shard.index() as u16) {
-                    if self.open || self.pinned {
+                    if self.pinned && !self.open {
+                        return Err(Slow::fail(bound(own.unwrap_or_default(), shard)));
+                    }
+                    if self.open {
                         return Err(Slow::fail(one_pipeline(own.unwrap_or_default(), shard)));
                     }
                     // It was waited for under an older shard map.
@@ -735,15 +739,6 @@ impl Session {
     /// The only participant's transaction is over.
     fn end_single(&mut self, mut transaction: Transaction) {
         let Some(participant) = transaction.participants.pop() else { return };
-        if !transaction.changes.is_empty() {
-            let (shared, database) = (self.shared.clone(), self.upstream.database.clone());
-            let changes = std::mem::take(&mut transaction.changes);
-            tokio::spawn(async move {
-                if let Err(error) = shared.catalogs.apply(&database, &changes).await {
-                    tracing::error!("the catalog of database \"{database}\" does not know what DDL has changed: {error}");
-                }
-            });
-        }
         if self.pinned {
             self.client.link(0);
             self.client.set_state(ClientState::Idle);
@@ -892,8 +887,6 @@ impl Transaction {
             failed: false,
             opaque: false,
             cursors: Vec::new(),
-            schema: None,
-            changes: Vec::new(),
         }
     }
 }
@@ -1001,6 +994,12 @@ fn one_pipeline(own: u16, shard: ShardId) -> Report {
     Report::fatal("0A000", "a pipeline cannot touch several shards")
         .detail(format!("It began on shard {own}, and a later statement belongs to shard {shard}; without BEGIN they could not succeed or fail as one."))
         .hint("Send Sync between statements for different organizations, or BEGIN before the pipeline.")
+}
+
+fn bound(own: u16, shard: ShardId) -> Report {
+    Report::error("0A000", format!("this session is bound to shard {own} and cannot use shard {shard}"))
+        .detail("It keeps something on its server that cannot be carried to another one, such as a session advisory lock.")
+        .hint("release it first, or begin a transaction: that may use all shards (and pg_advisory_xact_lock ends with it)")
 }
 
 fn eviction_report(eviction: Eviction) -> Report {

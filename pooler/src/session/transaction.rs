@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use sluice_router::template::{Action, SetAction, SetValue};
+use sluice_router::Schema;
+use sluice_router::template::{Action, SchemaChange, SetAction, SetValue};
 
 use crate::vars::{Vars, VarsTable, set_statement};
 
@@ -12,8 +13,17 @@ use crate::vars::{Vars, VarsTable, set_statement};
 enum Step {
     /// A SET of any kind: the setting's name and the statement.
     Set(Box<str>, String),
-    /// SAVEPOINT, and the settings at that moment.
-    Savepoint(Box<str>, Arc<Vars>),
+    /// SAVEPOINT, and what ROLLBACK TO goes back to.
+    Savepoint(Box<str>, State),
+}
+
+/// What a savepoint keeps.
+#[derive(Debug, Clone, PartialEq)]
+struct State {
+    vars: Arc<Vars>,
+    schema: Option<Arc<Schema>>,
+    /// How many schema changes there were.
+    changes: usize,
 }
 
 /// The session's side of a transaction block.
@@ -28,6 +38,10 @@ pub struct TransactionLog {
     before: Arc<Vars>,
     /// Settings in force after a commit.
     pub vars: Arc<Vars>,
+    /// The schema as this transaction's own DDL has made it.
+    pub schema: Option<Arc<Schema>>,
+    /// What the catalog has to be told of after the commit.
+    pub changes: Vec<SchemaChange>,
 }
 
 impl TransactionLog {
@@ -36,7 +50,7 @@ impl TransactionLog {
         let plain = ["begin", "begin work", "begin transaction", "start transaction"]
             .iter()
             .any(|plain| begin.eq_ignore_ascii_case(plain));
-        Self { begin: begin.to_owned(), plain, steps: Vec::new(), before: vars.clone(), vars }
+        Self::start(begin.to_owned(), plain, vars)
     }
 
     /// The statements that bring a server to where the transaction is.
@@ -66,7 +80,11 @@ impl TransactionLog {
 
     /// The next transaction of COMMIT AND CHAIN.
     pub fn chained(&self, vars: Arc<Vars>) -> Self {
-        Self { begin: self.begin.clone(), plain: self.plain, steps: Vec::new(), before: vars.clone(), vars }
+        Self::start(self.begin.clone(), self.plain, vars)
+    }
+
+    fn start(begin: String, plain: bool, vars: Arc<Vars>) -> Self {
+        Self { begin, plain, steps: Vec::new(), before: vars.clone(), vars, schema: None, changes: Vec::new() }
     }
 
     /// The statement that last set search_path, in the transaction or before it.
@@ -88,7 +106,8 @@ impl TransactionLog {
     }
 
     pub fn savepoint(&mut self, name: &str) {
-        self.steps.push(Step::Savepoint(name.into(), self.vars.clone()));
+        let state = State { vars: self.vars.clone(), schema: self.schema.clone(), changes: self.changes.len() };
+        self.steps.push(Step::Savepoint(name.into(), state));
     }
 
     /// RELEASE keeps what was set since; the savepoints inside go with it.
@@ -102,8 +121,10 @@ impl TransactionLog {
     pub fn rollback_to(&mut self, name: &str) {
         let Some(at) = self.find(name) else { return };
         self.steps.truncate(at + 1);
-        if let Some(Step::Savepoint(_, vars)) = self.steps.last() {
-            self.vars = vars.clone();
+        if let Some(Step::Savepoint(_, state)) = self.steps.last() {
+            self.vars = state.vars.clone();
+            self.schema = state.schema.clone();
+            self.changes.truncate(state.changes);
         }
     }
 
