@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -17,19 +16,18 @@ use tokio::sync::{Notify, watch};
 
 use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{Config, ConfigError, Database, PoolMode};
-use crate::console::ConsoleStats;
-use crate::listener::{Listeners, ListenError};
+use crate::averages::ConsoleStats;
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::Shared;
-use crate::session::handshake::CONSOLE;
+use crate::config::CONSOLE;
 use crate::session::prepared::StatementTable;
 use crate::upstream::{Upstream, unsharded_map};
 use crate::vars::VarsTable;
 
 /// Timeouts are checked, and pools tended, three times a second.
-const TICK: Duration = Duration::from_millis(333);
+pub(crate) const TICK: Duration = Duration::from_millis(333);
 /// A shutdown that waits for clients ends by itself after this long.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -40,8 +38,6 @@ pub enum AppError {
     Config(#[from] ConfigError),
     #[error("database \"{database}\": {source}")]
     Catalog { database: String, source: CatalogError },
-    #[error(transparent)]
-    Listen(#[from] ListenError),
 }
 
 /// How to shut down.
@@ -70,7 +66,7 @@ pub struct App {
     disabled: Mutex<HashSet<String>>,
     client_sockets: AtomicUsize,
     next_host: AtomicU32,
-    shutdown: watch::Sender<Option<ShutdownMode>>,
+    pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
     shutting_down: AtomicBool,
     changed: Notify,
     pub started: Instant,
@@ -108,34 +104,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
     });
     app.start_catalogs().await?;
     Ok(app)
-}
-
-/// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
-pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), AppError> {
-    let mut listeners = Listeners::bind(&app.config())?;
-    listeners.start(&app);
-    tracing::info!("process up: {}, PostgreSQL sharding and pooling", crate::console::VERSION);
-    tokio::spawn(janitor(Arc::downgrade(&app)));
-    let mut modes = app.shutdown.subscribe();
-    tokio::select! {
-        () = shutdown => app.shut_down(ShutdownMode::WaitForServers),
-        _ = modes.wait_for(Option::is_some) => {}
-    }
-    drop(listeners);
-    app.drain().await;
-    Ok(())
-}
-
-async fn janitor(app: std::sync::Weak<App>) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(app) = app.upgrade() else { return };
-        app.pools.tend();
-        app.enforce_timeouts();
-        app.console.tick(&app.pools, Duration::from_secs(app.config().settings.stats_period.into()));
-    }
 }
 
 pub fn own_uid() -> u32 {
@@ -392,7 +360,7 @@ impl App {
         entry.cancels.fetch_sub(1, Ordering::SeqCst);
     }
 
-    fn enforce_timeouts(&self) {
+    pub(crate) fn enforce_timeouts(&self) {
         let config = self.config();
         let clock = &self.registry.clock;
         for client in self.registry.clients() {
@@ -428,7 +396,7 @@ impl App {
     }
 
     /// Lets clients finish, as the shutdown's mode says.
-    async fn drain(&self) {
+    pub(crate) async fn drain(&self) {
         let mut modes = self.shutdown.subscribe();
         let began = Instant::now();
         loop {

@@ -1,20 +1,25 @@
 //! The data plane, and the binary `sluice`.
 //!
-//! Inside this crate a module may import only what stands above it in this list (`tests/tidy` checks it).
+//! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
+//!
+//! config, stats, logging, net, vars, registry, pool, upstream, catalogs, averages, executor, session, app, console,
+//! listener, serve, demo, migrate
 
-pub mod config;
-pub mod stats;
-pub mod logging;
-pub mod net;
-pub mod vars;
-pub mod registry;
-pub mod pool;
-pub mod upstream;
-pub mod catalogs;
-pub mod executor;
-pub mod session;
-pub mod console;
-pub mod listener;
 pub mod app;
+pub mod averages;
+pub mod catalogs;
+pub mod config;
+pub mod console;
 pub mod demo;
+pub mod executor;
+pub mod listener;
+pub mod logging;
 pub mod migrate;
+pub mod net;
+pub mod pool;
+pub mod registry;
+pub mod serve;
+pub mod session;
+pub mod stats;
+pub mod upstream;
+pub mod vars;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use sluice::app::{self, App, AppError, ShutdownMode};
+use sluice::app::{self, App, ShutdownMode};
 use sluice::config::Config;
 use sluice::demo::{self, DemoArgs};
-use sluice::{console, logging, migrate};
+use sluice::{console, logging, migrate, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// One PostgreSQL URL in front of a sharded fleet: `sluice sluice.ini` starts the pooler as `pgbouncer pgbouncer.ini` does.
@@ -101,25 +101,25 @@ fn run_pooler(args: &RunArgs) -> Result<(), String> {
     let pid = PidFile::create(&config.settings.pidfile)?;
     let workers = workers(&config);
     let result = runtime(workers).block_on(async {
-        let app = app::build(config).await?;
+        let app = app::build(config).await.map_err(|error| error.to_string())?;
         tokio::spawn(signals(app.clone()));
-        app::serve(app, Box::pin(std::future::pending())).await
+        serve::serve(app, Box::pin(std::future::pending())).await.map_err(|error| error.to_string())
     });
     drop(pid);
-    result.map_err(|error: AppError| error.to_string())
+    result
 }
 
 fn run_demo(args: DemoArgs) -> Result<(), String> {
-    let serve = |ini: PathBuf, shutdown: demo::Shutdown| async move {
+    let pooler = |ini: PathBuf, shutdown: demo::Shutdown| async move {
         let config = app::load(&ini)?;
         let logfile = config.settings.logfile.clone();
         let file = Some(logfile.as_path()).filter(|path| !path.as_os_str().is_empty());
         logging::start(&logging::Destination { stderr: false, file }, 0)?;
         let app = app::build(config).await?;
-        app::serve(app, shutdown).await?;
+        serve::serve(app, shutdown).await?;
         Ok(())
     };
-    runtime(1).block_on(demo::run(args, serve)).map_err(|error| error.to_string())
+    runtime(1).block_on(demo::run(args, pooler)).map_err(|error| error.to_string())
 }
 
 /// PgBouncer's signals.

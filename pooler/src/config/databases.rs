@@ -12,7 +12,7 @@ const MAX_NAME: usize = 63;
 /// Longest password that PgBouncer carries.
 const MAX_PASSWORD: usize = 65_530;
 /// The console's database.
-pub(super) const CONSOLE: &str = "pgbouncer";
+pub const CONSOLE: &str = "pgbouncer";
 
 const KEYS: &[&str] = &[
     "application_name",

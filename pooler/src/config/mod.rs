@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use sluice_wire::auth::Secret;
 
-pub use databases::Database;
+pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};
 pub use settings::{ConfigRow, Settings};
 pub use users::{Peer, UserSettings};

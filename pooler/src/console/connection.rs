@@ -15,7 +15,6 @@ use super::parse::{self, Command};
 use crate::app::{App, ShutdownMode};
 use crate::net::Io;
 use crate::registry::{ClientHandle, ClientState, Eviction};
-use crate::session::handshake::describe;
 
 /// Longest message that the console reads: EXPLAIN ROUTE may be asked about a long statement.
 const MAX_MESSAGE: u32 = 1 << 20;
@@ -271,7 +270,7 @@ impl Connection {
     }
 
     fn log_prefix(&self) -> String {
-        format!("C-{:#x}: {}/{}@{}", self.client.id, self.client.database, self.client.user, describe(self.client.peer))
+        format!("C-{:#x}: {}/{}@{}", self.client.id, self.client.database, self.client.user, self.client.peer)
     }
 }
 

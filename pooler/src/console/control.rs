@@ -10,7 +10,7 @@ use super::grant::AdminGrant;
 use super::parse::{error, unsupported};
 use crate::app::{App, AppError, ShutdownMode};
 use crate::registry::Eviction;
-use crate::session::handshake::CONSOLE;
+use crate::config::CONSOLE;
 
 /// How often a command that waits looks whether its time has come.
 const LOOK: Duration = Duration::from_millis(20);

@@ -20,7 +20,6 @@ mod help;
 mod parse;
 mod route;
 mod show;
-mod stats;
 
 use std::sync::Arc;
 
@@ -33,7 +32,6 @@ use answer::{Answer, Notice};
 use grant::AdminGrant;
 use parse::{Command, error};
 
-pub use stats::ConsoleStats;
 
 /// What SHOW VERSION answers.
 pub const VERSION: &str = concat!("Sluice ", env!("CARGO_PKG_VERSION"));

@@ -50,6 +50,16 @@ pub enum Peer {
     Unix { pid: i32, uid: u32 },
 }
 
+/// `ADDRESS:PORT`, or `unix(PID)`.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix { pid, .. } => write!(f, "unix({pid})"),
+        }
+    }
+}
+
 /// The `tcp_*` settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TcpOptions {

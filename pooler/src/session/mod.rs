@@ -1,4 +1,4 @@
-//! One client's session, from its first request to its end. The login before it is in [`handshake`].
+//! One client's session, from its first request to its end. The login before it is the listener's.
 //!
 //! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the session's loop: read,
 //! decide, send, relay), [`transaction`] (what has to be remembered of a transaction), [`control`] (statements that are
@@ -11,7 +11,6 @@ mod control;
 mod copy;
 mod everywhere;
 mod extended;
-pub mod handshake;
 mod path;
 pub mod prepared;
 mod request;

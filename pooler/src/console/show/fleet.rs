@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::config::{Config, Database, PoolMode};
 use crate::console::answer::{Row, Value, row};
 use crate::pool::{PoolKey, PoolView};
-use crate::session::handshake::CONSOLE;
+use crate::config::CONSOLE;
 
 pub fn databases(app: &App) -> Vec<Row> {
     let config = app.config();

@@ -9,7 +9,7 @@ use crate::console::VERSION;
 use crate::console::answer::{Row, row};
 use crate::pool::Server;
 use crate::registry::{ClientEntry, ServerEntry};
-use crate::session::handshake::CONSOLE;
+use crate::config::CONSOLE;
 
 pub fn version(_: &App) -> Vec<Row> {
     vec![row![VERSION]]

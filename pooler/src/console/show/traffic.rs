@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::console::answer::{Row, Value, row};
-use crate::console::stats::Averages;
+use crate::averages::Averages;
 use crate::stats::{COUNTERS, Counters};
 
 /// The counters' names in TOTALS, in the order of [`Counters::values`].

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+mod handshake;
+
+use self::handshake::{Accepted, handshake};
 use crate::app::{App, tcp_options};
 use crate::config::Config;
 use crate::console;
 use crate::net::{Io, Peer, TcpOptions};
-use crate::session::handshake::{Accepted, describe, handshake};
 use crate::session::{End, Session};
 
 /// Why there is nothing to listen on.
@@ -180,6 +182,6 @@ async fn serve(app: Arc<App>, io: Io, peer: Peer) {
 impl Session {
     fn log_end(&self, end: &End) {
         let (End::Client(reason) | End::Us(reason)) = end;
-        tracing::info!("{}@{} closing because: {reason} (age={}s)", self.log_prefix(), describe(self.peer()), self.age().as_secs());
+        tracing::info!("{}@{} closing because: {reason} (age={}s)", self.log_prefix(), self.peer(), self.age().as_secs());
     }
 }

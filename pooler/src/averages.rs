@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::pool::Pools;
-use crate::session::handshake::CONSOLE;
+use crate::config::CONSOLE;
 use crate::stats::{COUNTERS, Counters};
 
 /// Counters by database.

@@ -12,7 +12,7 @@ use sluice_wire::message::{self, Report};
 use sluice_wire::startup::{self, Startup, StartupMessage};
 
 use crate::app::App;
-use crate::config::{AuthType, Config, Database};
+use crate::config::{AuthType, CONSOLE, Config, Database};
 use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
 use crate::registry::{ClientHandle, NewClient};
@@ -20,9 +20,6 @@ use crate::session::Limits;
 use crate::session::run::Parts;
 use crate::upstream::Upstream;
 use crate::vars::{Var, set_statement};
-
-/// The console's database name; reserved.
-pub const CONSOLE: &str = "pgbouncer";
 
 /// What a connection turned out to be.
 pub enum Accepted {
@@ -60,7 +57,7 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
         Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
         Ok(LoggedIn::Client(login)) => login.accept(handshake),
         Err(Some(report)) => {
-            tracing::warn!("C: {} pooler error: {}", describe(handshake.peer), report.message);
+            tracing::warn!("C: {} pooler error: {}", handshake.peer, report.message);
             let mut out = Vec::new();
             report.encode(&mut out);
             let _ = tokio::time::timeout(Duration::from_secs(1), handshake.io.write_all(&out)).await;
@@ -210,7 +207,7 @@ impl Handshake {
         if self.config.settings.log_connections {
             tracing::info!(
                 "C-{:#x}: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
-                client.id, client.database, client.user, describe(self.peer), client.database, client.user
+                client.id, client.database, client.user, self.peer, client.database, client.user
             );
         }
         Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
@@ -288,7 +285,7 @@ impl Handshake {
                     return Err(refuse("0A000", "replication connections are not supported in this version"));
                 }
             } else if name == "application_name" && settings.application_name_add_host {
-                set(name, &format!("{value} - {}", describe(self.peer)));
+                set(name, &format!("{value} - {}", self.peer));
             } else if self.is_tracked(name) {
                 set(name, value);
             } else if !ignored(name) {
@@ -414,14 +411,6 @@ fn refuse(sqlstate: &str, text: impl Into<String>) -> Refusal {
 /// The client runs as the same Unix user as this process.
 fn is_own_uid(peer: Peer) -> bool {
     matches!(peer, Peer::Unix { uid, .. } if uid == crate::app::own_uid())
-}
-
-/// `ADDRESS:PORT`, or `unix(PID)`.
-pub fn describe(peer: Peer) -> String {
-    match peer {
-        Peer::Tcp(address) => address.to_string(),
-        Peer::Unix { pid, .. } => format!("unix({pid})"),
-    }
 }
 
 #[cfg(test)]

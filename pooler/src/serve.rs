@@ -1,0 +1,37 @@
+//! Serving: listeners in front of an [`App`], upkeep behind it, until it is told to stop.
+
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::app::{App, ShutdownMode, TICK};
+use crate::console;
+use crate::listener::{ListenError, Listeners};
+
+/// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
+pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), ListenError> {
+    let mut listeners = Listeners::bind(&app.config())?;
+    listeners.start(&app);
+    tracing::info!("process up: {}, PostgreSQL sharding and pooling", console::VERSION);
+    tokio::spawn(janitor(Arc::downgrade(&app)));
+    let mut modes = app.shutdown.subscribe();
+    tokio::select! {
+        () = shutdown => app.shut_down(ShutdownMode::WaitForServers),
+        _ = modes.wait_for(Option::is_some) => {}
+    }
+    drop(listeners);
+    app.drain().await;
+    Ok(())
+}
+
+async fn janitor(app: Weak<App>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(app) = app.upgrade() else { return };
+        app.pools.tend();
+        app.enforce_timeouts();
+        app.console.tick(&app.pools, Duration::from_secs(app.config().settings.stats_period.into()));
+    }
+}
