@@ -707,9 +707,11 @@ impl Session {
                 self.client.set_state(ClientState::Idle);
                 self.link = Link::One(lease);
             }
-            Link::One(lease) if self.upstream.mode == PoolMode::Statement => {
-                lease.close("transaction blocks not allowed in statement pooling mode");
+            // However it began, by a statement that we know or inside a function.
+            block if status != Status::Idle && self.upstream.mode == PoolMode::Statement => {
+                self.link = block;
                 let report = Report::fatal("08P01", "transaction blocks not allowed in statement pooling mode");
+                self.close_servers(&report.message);
                 self.say_last(&report);
                 return After::End(End::Us(report.message));
             }
