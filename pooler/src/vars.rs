@@ -83,6 +83,10 @@ impl VarsTable {
     pub fn reset(&self, vars: &Vars, base: &Vars, name: &str) -> Arc<Vars> {
         match base.get(name) {
             Some(statement) => self.with(vars, name, statement),
+            // As SET SESSION AUTHORIZATION does, its RESET ends a SET ROLE.
+            None if name == "session_authorization" => {
+                self.intern(vars.entries.iter().filter(|var| !is_identity(&var.name)).cloned().collect())
+            }
             None => self.intern(without(vars, name)),
         }
     }
@@ -187,6 +191,8 @@ mod tests {
         let role = table.with(&empty, "role", "SET ROLE a");
         let both = table.with(&role, "session_authorization", "SET SESSION AUTHORIZATION b");
         assert_eq!(both.get("role"), None);
+        let under = table.with(&both, "role", "SET ROLE a");
+        assert!(Arc::ptr_eq(&table.reset(&under, &empty, "session_authorization"), &empty));
     }
 
     #[test]
