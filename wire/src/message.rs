@@ -129,11 +129,20 @@ fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Appends a NoticeResponse.
+/// Appends a NoticeResponse of severity NOTICE.
 pub fn notice(out: &mut Vec<u8>, sqlstate: &str, message: &str, detail: &str) {
+    notice_response(out, "NOTICE", sqlstate, message, detail);
+}
+
+/// Appends a NoticeResponse of severity WARNING.
+pub fn warning(out: &mut Vec<u8>, sqlstate: &str, message: &str) {
+    notice_response(out, "WARNING", sqlstate, message, "");
+}
+
+fn notice_response(out: &mut Vec<u8>, severity: &str, sqlstate: &str, message: &str, detail: &str) {
     let mut fields = vec![
-        (b'S', "NOTICE".to_owned()),
-        (b'V', "NOTICE".to_owned()),
+        (b'S', severity.to_owned()),
+        (b'V', severity.to_owned()),
         (b'C', sqlstate.to_owned()),
         (b'M', without_nul(message)),
     ];

@@ -45,8 +45,8 @@ pub struct Outcome {
     pub completed: u32,
     pub last_tag: Vec<u8>,
     pub failed: bool,
-    /// A transaction ended by a COMMIT that was a ROLLBACK.
-    pub rolled_back: bool,
+    /// Those that answered ROLLBACK (which a COMMIT does, too, after an error), counted from 0.
+    pub rollbacks: Vec<u32>,
 }
 
 /// Why relaying ended early.
@@ -181,8 +181,10 @@ impl ResponseSink<'_> {
     fn on_complete(&mut self, body: &[u8]) -> Verdict {
         let tag = cstr(body).map_or(body, |(tag, _)| tag);
         if let Some(outcome) = &mut self.flow.outcome {
+            if tag == b"ROLLBACK" {
+                outcome.rollbacks.push(outcome.completed);
+            }
             outcome.completed += 1;
-            outcome.rolled_back |= tag == b"ROLLBACK";
             outcome.last_tag = tag.to_vec();
         }
         self.respond(b'C');

@@ -232,8 +232,8 @@ impl Session {
     fn apply_effects(&mut self, effects: &[Effect], completed: usize, outcome: &crate::executor::relay::Outcome, status: Status) {
         // What an implicit transaction block set is gone if it failed.
         let mut safe = self.vars.clone();
-        for effect in effects.iter().take(completed) {
-            self.apply_effect(effect, outcome.rolled_back);
+        for (number, effect) in effects.iter().take(completed).enumerate() {
+            self.apply_effect(effect, outcome.rollbacks.contains(&(number as u32)));
             if matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. }) {
                 safe = self.vars.clone();
             }
@@ -242,9 +242,11 @@ impl Session {
             self.vars = safe;
         }
         if status == Status::Idle {
-            let vars = self.vars.clone();
+            // DISCARD ALL took from the server what the client came with, too; the client's next statement brings it back.
+            let discarded = matches!(effects.last(), Some(Effect::DiscardAll)) && !outcome.failed;
+            let on_server = if discarded { self.shared.vars.intern(Vec::new()) } else { self.vars.clone() };
             if let Some(server) = self.server_mut() {
-                server.applied = vars;
+                server.applied = on_server;
             }
         }
         self.update_path();
@@ -322,17 +324,8 @@ impl Session {
         self.vars = self.base_vars.clone();
         self.forget_statements();
         self.pin(false);
-        let none = self.shared.vars.intern(Vec::new());
         if let Some(server) = self.server_mut() {
-            server.applied = none;
             server.suspect = false;
-        }
-        // The caller takes the session's settings for the server's; these are not on it any more.
-        if !Arc::ptr_eq(&self.vars, &self.shared.vars.intern(Vec::new()))
-            && let Some(server) = self.server_mut()
-        {
-            server.suspect = true;
-            server.last_client = 0;
         }
     }
 
@@ -403,8 +396,14 @@ impl Session {
         if request.outside_transaction && matches!(self.link, Link::Transaction(_)) {
             return Err(Report::error("25001", "this statement cannot run inside a transaction block"));
         }
+        let mut out = Vec::new();
         let tag = match effect {
-            Effect::Begin(sql) => self.begin(&sql).await?,
+            Effect::Begin(sql) => {
+                if matches!(self.link, Link::Transaction(_)) {
+                    message::warning(&mut out, "25001", "there is already a transaction in progress");
+                }
+                self.begin(&sql).await?
+            }
             Effect::Commit { chain } => self.commit(chain).await?,
             Effect::Rollback { chain } => self.roll_back(chain).await,
             Effect::Savepoint(name) => self.on_all(sql, "SAVEPOINT", |log| log.savepoint(&name)).await?,
@@ -428,7 +427,6 @@ impl Session {
             _ => return Err(not_together()),
         };
         self.update_path();
-        let mut out = Vec::new();
         message::command_complete(&mut out, tag);
         Ok(Some(out))
     }
