@@ -1,0 +1,11 @@
+//! The built program against real PostgreSQL servers and real clients: pooling, session state, prepared statements, COPY,
+//! cancelling, authentication, faults and drivers. One binary, so that it is linked once.
+//!
+//! Every test starts what it needs and shares nothing, so they run in any order and at the same time. Each has a deadline:
+//! the client's reads fail after [`support::DEADLINE`].
+
+mod leaks;
+mod modes;
+mod pins;
+mod state;
+mod support;
