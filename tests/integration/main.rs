@@ -4,8 +4,14 @@
 //! Every test starts what it needs and shares nothing, so they run in any order and at the same time. Each has a deadline:
 //! the client's reads fail after [`support::DEADLINE`].
 
+mod cancel;
+mod copy;
 mod leaks;
+mod limits;
 mod modes;
 mod pins;
+mod pipelines;
+mod prepared;
 mod state;
 mod support;
+mod timeouts;

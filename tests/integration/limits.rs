@@ -1,0 +1,223 @@
+//! How many servers there are, and who gets them: sizes, limits across pools, the queue.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Client, Login, Stand, eventually};
+
+/// Waits until so many clients are in the pool's queue.
+fn await_queue(stand: &Stand, count: usize) {
+    let mut console = stand.sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") });
+    eventually("clients wait", || {
+        let pools = console.ok("SHOW POOLS").rows();
+        let waiting = pools.iter().filter(|row| row[0].as_deref() != Some("pgbouncer")).map(|row| row[3].clone().unwrap_or_default());
+        waiting.map(|count| count.parse::<usize>().unwrap_or_default()).sum::<usize>() == count
+    });
+}
+
+/// A client that holds a server in a transaction.
+fn holder(stand: &Stand) -> Client {
+    let mut client = stand.client();
+    client.ok("BEGIN");
+    client.ok("SELECT 1");
+    client
+}
+
+#[test]
+fn waiters_are_served_in_the_order_in_which_they_came() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut holder = holder(&stand);
+    stand.direct("CREATE TABLE came (number serial, who int)");
+    let mut waiters = Vec::new();
+    for who in 0..8 {
+        let mut waiter = stand.client();
+        waiter.send_query(&format!("INSERT INTO came (who) VALUES ({who})"));
+        await_queue(&stand, who + 1);
+        waiters.push(waiter);
+    }
+    holder.ok("COMMIT");
+    for waiter in &mut waiters {
+        assert_eq!(waiter.answer().completed(), ["INSERT 0 1"]);
+    }
+    assert_eq!(stand.direct("SELECT string_agg(who::text, '' ORDER BY number) FROM came"), "01234567");
+}
+
+#[test]
+fn a_waiter_that_leaves_gives_up_its_place() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut holder = holder(&stand);
+    let mut first = stand.client();
+    first.send_query("CREATE TABLE never_made (a int)");
+    await_queue(&stand, 1);
+    let mut second = stand.client();
+    second.send_query("SELECT 2");
+    await_queue(&stand, 2);
+    drop(first);
+    await_queue(&stand, 1);
+    holder.ok("COMMIT");
+    assert_eq!(second.answer().column(), ["2"]);
+    assert_eq!(stand.direct("SELECT to_regclass('never_made') IS NULL"), "t");
+    stand.assert_healthy();
+}
+
+#[test]
+fn the_pool_never_grows_beyond_its_size() {
+    let stand = Stand::start(&["default_pool_size = 3"]);
+    let clients: Vec<_> = (0..12)
+        .map(|_| {
+            let mut client = stand.client();
+            thread::spawn(move || {
+                for _ in 0..20 {
+                    client.ok("BEGIN");
+                    client.ok("SELECT pg_sleep(0.001)");
+                    client.ok("COMMIT");
+                }
+            })
+        })
+        .collect();
+    let mut most = 0;
+    while clients.iter().any(|client| !client.is_finished()) {
+        most = most.max(stand.servers("true"));
+    }
+    clients.into_iter().for_each(|client| client.join().expect("a client"));
+    assert_eq!(most, 3);
+}
+
+#[test]
+fn every_client_gets_its_turn() {
+    let stand = Stand::start(&["default_pool_size = 2"]);
+    let until = Instant::now() + Duration::from_secs(2);
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let mut client = stand.client();
+            thread::spawn(move || {
+                let mut done = 0;
+                while Instant::now() < until {
+                    client.ok("SELECT 1");
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let done: Vec<i32> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+    let (least, most) = (done.iter().min().expect("16"), done.iter().max().expect("16"));
+    assert!(*least * 4 > *most, "somebody starves: {done:?}");
+}
+
+#[test]
+fn the_minimum_is_opened_without_being_asked_for_and_kept() {
+    let stand = Stand::start(&["default_pool_size = 5", "min_pool_size = 3", "server_idle_timeout = 1"]);
+    let _client = stand.client();
+    stand.await_servers("true", 3);
+    stand.direct("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name <> 'psql' AND backend_type = 'client backend'");
+    stand.await_servers("true", 3);
+    thread::sleep(Duration::from_millis(1800));
+    assert_eq!(stand.servers("true"), 3, "the idle timeout spares the minimum");
+}
+
+#[test]
+fn the_reserve_is_opened_for_who_has_waited_long_enough() {
+    let stand = Stand::start(&["default_pool_size = 1", "reserve_pool_size = 1", "reserve_pool_timeout = 1"]);
+    let mut holder = holder(&stand);
+    let mut second = stand.client();
+    let began = Instant::now();
+    assert_eq!(second.value("SELECT 2"), "2");
+    assert!(began.elapsed() >= Duration::from_millis(900), "too early: {:?}", began.elapsed());
+    assert_eq!(stand.servers("true"), 2);
+    second.ok("BEGIN");
+    second.ok("SELECT 1");
+    let mut third = stand.client();
+    third.send_query("SELECT 3");
+    assert!(third.is_silent_for(Duration::from_millis(1700)), "the reserve is used up");
+    holder.ok("COMMIT");
+    assert_eq!(third.answer().column(), ["3"]);
+}
+
+#[test]
+fn max_db_connections_evicts_the_longest_idle_server_of_another_user() {
+    let stand = Stand::start(&["default_pool_size = 5", "max_db_connections = 2"]);
+    stand.direct("CREATE ROLE other LOGIN");
+    let users = "\"postgres\" \"\"\n\"other\" \"\"\n";
+    let sluice = crate::support::Sluice::start_with_users(
+        &crate::support::databases(&stand.cluster, ""),
+        &["default_pool_size = 5", "max_db_connections = 2"],
+        users,
+    );
+    let (mut one, mut two) = (sluice.client(), sluice.client());
+    one.ok("BEGIN");
+    two.ok("BEGIN");
+    let mut backends = vec![one.backend(), two.backend()];
+    one.ok("COMMIT");
+    two.ok("COMMIT");
+    let mut other = sluice.log_in(&Login::user("other"));
+    assert_eq!(other.value("SELECT current_user"), "other");
+    let left = stand.direct("SELECT pid FROM pg_stat_activity WHERE usename = 'postgres' AND application_name <> 'psql' AND backend_type = 'client backend'");
+    assert_eq!(left.lines().count(), 1, "one was evicted for the other user: {left}");
+    backends.retain(|backend| *backend == left);
+    assert_eq!(backends.len(), 1);
+    // Nothing idle is left to be evicted: one has to wait.
+    other.ok("BEGIN");
+    other.ok("SELECT 1");
+    one.ok("BEGIN");
+    one.ok("SELECT 1");
+    two.send_query("SELECT 5");
+    assert!(two.is_silent_for(Duration::from_millis(500)));
+    other.ok("COMMIT");
+    assert_eq!(two.answer().column(), ["5"]);
+}
+
+#[test]
+fn max_user_connections_holds_over_all_databases() {
+    let stand = Stand::start(&["default_pool_size = 5", "max_user_connections = 1"]);
+    stand.cluster.create_database("other");
+    let mut one = stand.client();
+    let mut two = stand.sluice.log_in(&Login::to("other"));
+    assert_eq!(two.value("SELECT current_database()"), "other");
+    assert_eq!(stand.servers("true"), 1);
+    one.ok("BEGIN");
+    one.ok("SELECT 1");
+    two.send_query("SELECT 2");
+    assert!(two.is_silent_for(Duration::from_millis(500)), "the only connection is taken");
+    one.ok("COMMIT");
+    assert_eq!(two.answer().column(), ["2"]);
+}
+
+#[test]
+fn a_pool_size_of_the_entry_beats_the_default() {
+    let stand = Stand::with_entry("pool_size=2", &["default_pool_size = 1"]);
+    let (_one, _two) = (holder(&stand), holder(&stand));
+    assert_eq!(stand.servers("true"), 2);
+    let mut third = stand.client();
+    third.send_query("SELECT 3");
+    assert!(third.is_silent_for(Duration::from_millis(300)));
+}
+
+#[test]
+fn too_many_clients_are_told_so() {
+    let stand = Stand::start(&["max_client_conn = 2"]);
+    let (one, mut two) = (stand.client(), stand.client());
+    let refused = Client::log_in(&stand.sluice.address(), &Login::default()).err().expect("a refusal");
+    assert_eq!(
+        (refused.severity.as_str(), refused.code.as_str(), refused.message.as_str()),
+        ("FATAL", "53300", "no more connections allowed (max_client_conn)")
+    );
+    // The console is exempt.
+    stand.sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") }).ok("SHOW VERSION");
+    drop(one);
+    eventually("a place is free", || Client::log_in(&stand.sluice.address(), &Login::default()).is_ok());
+    two.ok("SELECT 1");
+}
+
+#[test]
+fn too_many_clients_of_a_database_or_a_user_are_told_so() {
+    for (setting, text) in [
+        ("max_db_client_connections = 1", "client connections exceeded (max_db_client_connections)"),
+        ("max_user_client_connections = 1", "client connections exceeded (max_user_client_connections)"),
+    ] {
+        let stand = Stand::start(&[setting]);
+        let _one = stand.client();
+        let refused = Client::log_in(&stand.sluice.address(), &Login::default()).err().expect("a refusal");
+        assert_eq!((refused.code.as_str(), refused.message.as_str()), ("53300", text));
+    }
+}
