@@ -226,7 +226,9 @@ impl Pool {
         if server.generation != state.generation || server.entry.close_needed.load(Ordering::Relaxed) {
             return Some("database configuration changed");
         }
-        if pools.registry.clock.since(server.opened_at) >= state.params.lifetime {
+        // With a lifetime of zero a server is used once, but that once.
+        let unused = server.last_client == 0 && state.params.lifetime.is_zero();
+        if !unused && pools.registry.clock.since(server.opened_at) >= state.params.lifetime {
             return Some("server lifetime over");
         }
         if state.slots.paused {
