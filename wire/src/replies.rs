@@ -41,6 +41,12 @@ pub enum Fate {
 #[derive(Debug, Default)]
 pub struct Replies {
     queue: VecDeque<Reply>,
+    /// After an error whose Sync is still to be sent: the server ignores what comes before it.
+    skipping: bool,
+    /// There was an error.
+    pub failed: bool,
+    /// So many of the client's Parse and Close messages for named statements have succeeded.
+    pub named: usize,
     /// Statements whose Parse failed or was skipped: the server does not have them.
     pub lost: Vec<u32>,
     /// Statements whose Close was skipped: the server still has them.
@@ -49,6 +55,10 @@ pub struct Replies {
 
 impl Replies {
     pub fn push(&mut self, reply: Reply) {
+        if self.skipping && reply != Reply::Sync {
+            return self.lose(reply);
+        }
+        self.skipping = false;
         self.queue.push_back(reply);
     }
 
@@ -72,6 +82,7 @@ impl Replies {
                 Reply::LocalClose => out.extend_from_slice(&message::CLOSE_COMPLETE),
                 _ => return,
             }
+            self.named += 1;
             self.queue.pop_front();
         }
     }
@@ -92,6 +103,7 @@ impl Replies {
             _ => (false, Fate::Pass),
         };
         if completes {
+            self.named += usize::from(matches!(head, Reply::Parse { statement: Some(_) }));
             self.queue.pop_front();
         }
         fate
@@ -99,14 +111,22 @@ impl Replies {
 
     /// After an error the server ignores everything up to Sync.
     fn skip_to_sync(&mut self) {
-        while let Some(reply) = self.queue.front() {
-            match reply {
-                Reply::Sync => return,
-                Reply::Parse { statement } | Reply::OurParse { statement } => self.lost.extend(*statement),
-                Reply::OurClose { statement } => self.kept.push(*statement),
-                _ => {}
+        self.failed = true;
+        while let Some(&reply) = self.queue.front() {
+            if reply == Reply::Sync {
+                return;
             }
+            self.lose(reply);
             self.queue.pop_front();
+        }
+        self.skipping = true;
+    }
+
+    fn lose(&mut self, reply: Reply) {
+        match reply {
+            Reply::Parse { statement } | Reply::OurParse { statement } => self.lost.extend(statement),
+            Reply::OurClose { statement } => self.kept.push(statement),
+            _ => {}
         }
     }
 }
@@ -163,6 +183,37 @@ mod tests {
         }
         assert_eq!(run(&mut replies, b"EZ2Z"), b"EZ2Z");
         assert_eq!((replies.lost, replies.kept), (vec![4], vec![9]));
+    }
+
+    #[test]
+    fn what_is_sent_between_an_error_and_its_sync_has_no_response() {
+        let mut replies = Replies::default();
+        replies.push(Reply::LocalParse);
+        replies.push(Reply::Bind);
+        assert_eq!(run(&mut replies, b"E"), b"1E");
+        for reply in [Reply::LocalParse, Reply::Parse { statement: Some(7) }, Reply::LocalClose, Reply::Sync, Reply::LocalParse] {
+            replies.push(reply);
+        }
+        assert_eq!(run(&mut replies, b"Z"), b"Z1");
+        assert_eq!((replies.failed, replies.lost), (true, vec![7]));
+    }
+
+    #[test]
+    fn counts_the_names_that_were_made_and_freed() {
+        let mut replies = Replies::default();
+        for reply in [
+            Reply::LocalParse,
+            Reply::Parse { statement: Some(1) },
+            Reply::Parse { statement: None },
+            Reply::LocalClose,
+            Reply::Bind,
+            Reply::LocalClose,
+            Reply::Sync,
+        ] {
+            replies.push(reply);
+        }
+        run(&mut replies, b"11EZ");
+        assert_eq!((replies.failed, replies.named), (true, 3));
     }
 
     #[test]

@@ -32,7 +32,8 @@ impl Session {
         // The rest of a pipeline joins the queue that its beginning made.
         let mut queue = self.flow.replies.take();
         let mut replies = queue.as_mut().map_or_else(|| SPARE.take(), |queue| std::mem::take(&mut **queue));
-        let mut edited = queue.is_some();
+        // In a pipeline that isn't at its end, the answers to what comes later have to find their place.
+        let mut edited = queue.is_some() || syncs == 0;
         let sent = with_output(|out| {
             let table = &self.shared.statements;
             let mut edit = Edit { out, replies: &mut replies, statements, lease, table, client, limit, edited: &mut edited };
@@ -77,6 +78,9 @@ impl Session {
     /// The edited stream is answered: what the server lacks after an error is forgotten.
     pub(super) fn end_edits(&mut self) {
         let Some(mut replies) = self.flow.replies.take() else { return };
+        if let Some(statements) = &mut self.statements {
+            statements.settle(if replies.failed { replies.named } else { usize::MAX });
+        }
         let (lost, kept) = (std::mem::take(&mut replies.lost), std::mem::take(&mut replies.kept));
         let limit = self.limits.max_prepared_statements;
         let Some(server) = self.server_mut() else { return };
@@ -150,7 +154,7 @@ impl Edit<'_> {
             return self.pass(raw, Reply::Parse { statement: None });
         }
         let prepared = self.table.intern(parse.tail);
-        self.statements.named.insert(parse.name.into(), prepared.clone());
+        self.statements.insert(parse.name, prepared.clone());
         if self.lease.has_statement(prepared.id) {
             return self.special(Reply::LocalParse);
         }
@@ -232,9 +236,8 @@ impl Edit<'_> {
             Some(Named::Statement(name)) if self.limit > 0 => {
                 if name.is_empty() {
                     self.statements.unnamed = None;
-                } else {
-                    self.statements.named.remove(name);
                 }
+                self.statements.remove(name);
                 self.special(Reply::LocalClose);
             }
             _ => self.pass(frame.raw, Reply::Close),

@@ -3,8 +3,12 @@
 //! A statement is known by its text and parameter types, whoever prepared it, and has one number in the whole process.
 //! Its name on every server follows from the number, so all clients that prepare the same text share one statement a server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// So many statements are remembered without a client that uses them, if they are no longer than so many bytes.
+const RECENT: usize = 1024;
+const RECENT_LENGTH: usize = 8 * 1024;
 
 /// A statement that some client has prepared.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct StatementTable {
 #[derive(Debug, Default)]
 struct State {
     known: HashMap<Box<[u8]>, Weak<Prepared>, foldhash::fast::RandomState>,
+    /// The newest ones, kept although no client may have them any more: clients that come and go prepare the same again.
+    recent: VecDeque<Arc<Prepared>>,
     next_id: u32,
     /// Forget what no client uses any more when the table has grown to this.
     sweep_at: usize,
@@ -42,6 +48,12 @@ impl StatementTable {
         state.next_id = state.next_id.wrapping_add(1);
         let prepared = Arc::new(Prepared { id: state.next_id, tail: tail.into() });
         state.known.insert(tail.into(), Arc::downgrade(&prepared));
+        if tail.len() <= RECENT_LENGTH {
+            if state.recent.len() == RECENT {
+                state.recent.pop_front();
+            }
+            state.recent.push_back(prepared.clone());
+        }
         prepared
     }
 }
@@ -50,6 +62,8 @@ impl StatementTable {
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     pub named: HashMap<Box<[u8]>, Arc<Prepared>, foldhash::fast::RandomState>,
+    /// What the names on their way to a server meant before, in the order of their Parse and Close messages.
+    undo: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
     /// What follows the name in the Parse of the unnamed statement.
     pub unnamed: Option<Vec<u8>>,
 }
@@ -58,6 +72,28 @@ impl ClientStatements {
     /// The text-and-types of a statement.
     pub fn tail(&self, name: &[u8]) -> Option<&[u8]> {
         if name.is_empty() { self.unnamed.as_deref() } else { self.named.get(name).map(|prepared| &*prepared.tail) }
+    }
+
+    /// A Parse is on its way.
+    pub fn insert(&mut self, name: &[u8], prepared: Arc<Prepared>) {
+        let before = self.named.insert(name.into(), prepared);
+        self.undo.push((name.into(), before));
+    }
+
+    /// A Close is on its way.
+    pub fn remove(&mut self, name: &[u8]) {
+        let (name, before) = self.named.remove_entry(name).map_or((name.into(), None), |(name, before)| (name, Some(before)));
+        self.undo.push((name, before));
+    }
+
+    /// What was on its way is answered: the first `succeeded` did what they should, the others nothing.
+    pub fn settle(&mut self, succeeded: usize) {
+        for (name, before) in self.undo.drain(..).skip(succeeded).rev() {
+            match before {
+                Some(prepared) => self.named.insert(name, prepared),
+                None => self.named.remove(&name),
+            };
+        }
     }
 
     /// Remembers the unnamed statement, reusing its memory.
@@ -83,10 +119,29 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_statement_gets_a_new_number() {
-        // A server may still hold the old one under the old number; it must not be taken for the new one.
+    fn a_statement_outlives_its_client_for_a_while() {
         let table = StatementTable::default();
         let id = table.intern(b"select 1\0\0\0").id;
+        assert_eq!(table.intern(b"select 1\0\0\0").id, id);
+        for number in 0..RECENT {
+            table.intern(format!("select {number}, 2\0\0\0").as_bytes());
+        }
+        // A server may still hold the old one under the old number; it must not be taken for the new one.
         assert_ne!(table.intern(b"select 1\0\0\0").id, id);
+    }
+
+    #[test]
+    fn what_failed_is_undone_from_its_end() {
+        let (table, mut statements) = (StatementTable::default(), ClientStatements::default());
+        statements.insert(b"a", table.intern(b"1"));
+        statements.settle(1);
+        statements.insert(b"b", table.intern(b"2"));
+        statements.remove(b"a");
+        statements.insert(b"a", table.intern(b"3"));
+        statements.remove(b"b");
+        statements.remove(b"never");
+        statements.settle(1);
+        assert_eq!((statements.tail(b"a"), statements.tail(b"b")), (Some(&b"1"[..]), Some(&b"2"[..])));
+        assert_eq!(statements.named.len(), 2);
     }
 }

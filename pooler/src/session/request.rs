@@ -95,6 +95,17 @@ fn find_parse<'a>(bytes: &'a [u8], name: &[u8]) -> Option<Parse<'a>> {
     frames.filter_map(|frame| Parse::read(frame.body)).filter(|parse| parse.name == name).last()
 }
 
+/// Whether the last of the messages in `bytes` that makes or frees `name` made it; `None` if there is none.
+fn taken_in_batch(bytes: &[u8], name: &[u8]) -> Option<bool> {
+    let frames = Frames::new(bytes).map_while(Result::ok);
+    let made = frames.filter_map(|frame| match frame.tag {
+        b'P' => (Parse::read(frame.body)?.name == name).then_some(true),
+        b'C' => (Named::read(frame.body)? == Named::Statement(name)).then_some(false),
+        _ => None,
+    });
+    made.last()
+}
+
 /// Parameters of a Bind message, with the types that Parse declared.
 struct BindParameters<'a> {
     bind: Bind<'a>,
@@ -146,8 +157,8 @@ impl Context<'_> {
     fn check_parse(&self, request: &mut Request, parse: &Parse<'_>, earlier: &[u8]) -> Result<(), Deny> {
         if !parse.name.is_empty() && self.tracks_statements {
             request.edits = true;
-            let taken = self.statements.is_some_and(|known| known.named.contains_key(parse.name))
-                || find_parse(earlier, parse.name).is_some();
+            let before = self.statements.is_some_and(|known| known.named.contains_key(parse.name));
+            let taken = taken_in_batch(earlier, parse.name).unwrap_or(before);
             if taken {
                 return Err(Deny::NameTaken(String::from_utf8_lossy(parse.name).into_owned()));
             }

@@ -241,7 +241,7 @@ impl Session {
             }
             b'X' => (used, Some(Step::End(End::Client("client close request".to_owned())))),
             // The rest of a COPY that failed.
-            b'd' | b'c' | b'f' => (used, None),
+            b'd' | b'c' | b'f' => (used, Some(Step::Read)),
             b'F' if !self.upstream.is_sharded() => {
                 let map = self.upstream.map();
                 self.flow.simple = true;
@@ -419,8 +419,9 @@ impl Session {
         let shard = self.place(&request, map)?;
         self.link_to(shard, request.writes)?;
         let simple = self.flow.simple;
+        let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
         let server = self.server_mut().ok_or(Slow::Control)?;
-        if request.edits {
+        if request.edits || in_pipeline {
             self.send_edited(bytes, syncs).map_err(|error| broken(&error))?;
         } else {
             if simple {
@@ -639,11 +640,14 @@ impl Session {
             Link::None => return Poll::Ready(Ok(())),
         };
         // A pipeline without its Sync has answers on the way that no ReadyForQuery ends.
-        let waits_for_client = *open || flow.copy_in;
+        let was_copy_in = flow.copy_in;
+        let waits_for_client = *open || was_copy_in;
         let extra = u32::from(waits_for_client);
         server.pending += extra;
         let relayed = poll_responses(cx, server, io, flow);
         server.pending -= extra.min(server.pending);
+        // The server gave the COPY up, and ignores everything until the Sync that is still to come.
+        *open |= was_copy_in && !flow.copy_in && !flow.simple;
         match relayed {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(Stop::Relay(error))),
