@@ -87,6 +87,16 @@ fn a_copy_that_the_server_gives_up() {
     assert_eq!((answer.error().expect("it failed").code.as_str(), answer.status()), ("22P02", Some('I')));
     assert_eq!(client.value("SELECT 2"), "2");
     assert_eq!(other.value("SELECT 3"), "3");
+    // Nobody else gets the server while it waits for that Sync.
+    client.send(&Batch::new().run("COPY t FROM STDIN", &[]).sync().0);
+    client.until(b'G');
+    client.send(&Batch::new().copy_data(b"no number\tx\n").0);
+    assert_eq!(client.read().tag, b'E');
+    other.send_query("SELECT 4");
+    assert!(other.is_silent_for(std::time::Duration::from_millis(200)));
+    client.send(&Batch::new().copy_data(&rows(5)).copy_done().sync().0);
+    assert_eq!(client.answer().tags(), "Z");
+    assert_eq!(other.answer().column(), ["4"]);
     stand.assert_healthy();
 }
 

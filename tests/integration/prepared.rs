@@ -182,10 +182,6 @@ fn the_unnamed_statement_survives_another_clients_turn() {
     assert_eq!(one.run(Batch::new().bind("", "", &["21"]).execute("", 0).sync()).column(), ["42"]);
     two.ok("SELECT 'a simple query destroys the unnamed statement, too'");
     assert_eq!(one.run(Batch::new().describe_statement("").bind("", "", &["4"]).execute("", 0).sync()).column(), ["8"]);
-    // One's own simple query destroys it as well.
-    one.ok("SELECT 1");
-    let answer = one.run(Batch::new().bind("", "", &["4"]).execute("", 0).sync());
-    assert_eq!(answer.error().map(|error| error.code).as_deref(), Some("26000"));
 }
 
 #[test]
@@ -260,7 +256,26 @@ fn a_client_that_only_flushes_gets_every_answer_at_once() {
     client.send(&Batch::new().bind("", "", &[]).execute("", 0).flush().0);
     client.send(&Batch::new().sync().0);
     assert_eq!(client.answer().tags(), "Z");
+    // So are statements whose Parse would not even be sent on.
+    prepare(&mut client, "known", "SELECT 7");
+    client.send(&Batch::new().run("SELECT nonsense", &[]).flush().0);
+    assert_eq!(client.read().tag, b'E');
+    client.send(&Batch::new().parse("again", "SELECT 7").run_prepared("again", &[]).close_statement("known").flush().0);
+    client.send(&Batch::new().sync().0);
+    assert_eq!(client.answer().tags(), "Z");
+    assert_eq!(execute(&mut client, "known", &[]), ["7"]);
+    assert_eq!(client.run(Batch::new().run_prepared("again", &[]).sync()).error().expect("never parsed").code, "26000");
     stand.assert_healthy();
+}
+
+#[test]
+fn an_answer_of_ours_waits_for_those_before_it() {
+    let stand = one_server();
+    let mut client = stand.client();
+    prepare(&mut client, "known", "SELECT 7");
+    client.send(&Batch::new().run("SELECT 1 FROM pg_sleep(0.3)", &[]).flush().parse("again", "SELECT 7").run_prepared("again", &[]).flush().0);
+    client.send(&Batch::new().close_statement("again").sync().0);
+    assert_eq!(client.answer().tags(), "12DC12DC3Z");
 }
 
 #[test]
