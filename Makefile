@@ -20,6 +20,7 @@ build: ## target/release/sluice
 
 test: ## all tests, against real servers
 	@scripts/deps build postgresql test nextest
+	cargo build --package sluice
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 
