@@ -188,6 +188,11 @@ impl App {
     /// Pools and map for a user of a database entry.
     pub fn upstream(self: &Arc<Self>, config: &Config, database: &Database, login_user: &str) -> Result<Arc<Upstream>, Report> {
         let user = database.user.as_deref().unwrap_or(login_user);
+        let mode = config.pool_mode(database, user);
+        if database.is_sharded() && mode == PoolMode::Session {
+            return Err(Report::fatal("0A000", format!("database \"{}\" is sharded and cannot be pooled by session", database.name))
+                .hint(format!("give user \"{user}\" another pool_mode in section [users]")));
+        }
         let key = (database.name.clone(), user.to_owned());
         let maps = self.maps(config, database)?;
         let shards = maps.borrow().shards().len();
@@ -209,7 +214,6 @@ impl App {
             })
         });
         let pools: Box<[Arc<Pool>]> = pools.collect();
-        let mode = config.pool_mode(database, &user);
         let upstream = Arc::new(Upstream::new((name, user), mode, pools, maps));
         upstreams.insert(key, upstream.clone());
         Ok(upstream)

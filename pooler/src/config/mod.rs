@@ -78,6 +78,7 @@ impl Config {
         }
         config.settings.set(key, value)?;
         config.check()?;
+        config.check_sharded()?;
         if config.settings.auth_file != self.settings.auth_file {
             config.secrets = read_secrets(&config.settings)?;
         }
@@ -112,8 +113,24 @@ impl Config {
         for item in items {
             config.take(item.section, item.entry).map_err(|error| error.at(&item.place))?;
         }
+        config.check_sharded()?;
         config.secrets = read_secrets(&config.settings)?;
         Ok(config)
+    }
+
+    /// Under session pooling a client keeps one server, and so one shard: its other rows would seem not to exist. A user
+    /// whose own mode is session is refused at login, because other databases may be meant.
+    fn check_sharded(&self) -> Result<(), ConfigError> {
+        let by_session = |database: &&Database| {
+            database.is_sharded() && database.pool_mode.unwrap_or(self.settings.pool_mode) == PoolMode::Session
+        };
+        match self.databases.values().chain(&self.autodb).find(by_session) {
+            None => Ok(()),
+            Some(database) => {
+                let text = format!("database \"{}\" is sharded and cannot be pooled by session", database.name);
+                Err(ConfigError::new(text).hint("add pool_mode=transaction to its entry"))
+            }
+        }
     }
 
     fn take(&mut self, section: Section, entry: Option<(String, String)>) -> Result<(), ConfigError> {

@@ -209,3 +209,17 @@ fn the_sample_file_is_valid_and_holds_the_platforms_figures() {
     assert_eq!(config.databases["reports"].pool_size, Some(10));
     assert!(config.autodb.is_some() && config.users.contains_key("nightly"));
 }
+
+#[test]
+fn a_sharded_database_is_not_pooled_by_session() {
+    // Nothing says otherwise, and session is PgBouncer's default.
+    let entry = "[databases]\nfund = catalog='host=h'";
+    let expected =
+        "database \"fund\" is sharded and cannot be pooled by session (add pool_mode=transaction to its entry)";
+    assert_eq!(error(&format!("[pgbouncer]\n{entry}")), expected);
+    assert_eq!(error(&format!("[pgbouncer]\npool_mode=transaction\n{entry} pool_mode=session")), expected);
+    let config = parse(&format!("{entry}\n[pgbouncer]\npool_mode=transaction"));
+    assert_eq!(config.with_setting("pool_mode", "session").unwrap_err().to_string(), expected);
+    assert!(config.with_setting("pool_mode", "statement").is_ok());
+    assert!(parse(&format!("[pgbouncer]\n{entry} pool_mode=transaction")).databases["fund"].is_sharded());
+}
