@@ -220,6 +220,15 @@ pub fn data_row<'a>(out: &mut Vec<u8>, values: impl ExactSizeIterator<Item = Opt
     put(out, &DataRow::new(data, count));
 }
 
+/// Appends CopyInResponse for text rows of so many columns.
+pub fn copy_in_response(out: &mut Vec<u8>, columns: usize) {
+    frame(out, b'G', |out| {
+        out.push(0);
+        out.extend_from_slice(&(columns as u16).to_be_bytes());
+        out.resize(out.len() + 2 * columns, 0);
+    });
+}
+
 /// Appends a message of `tag` whose body `fill` writes.
 #[inline]
 pub fn frame(out: &mut Vec<u8>, tag: u8, fill: impl FnOnce(&mut Vec<u8>)) {

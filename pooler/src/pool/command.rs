@@ -31,7 +31,7 @@ pub struct Done {
 impl Done {
     pub fn error_field(&self, code: u8) -> Option<String> {
         let frame = Frame::first(self.error.as_deref()?).ok()??;
-        error_field(frame.body, code).map(|text| text.escape_ascii().to_string())
+        error_field(frame.body, code).map(readable)
     }
 
     pub fn sqlstate(&self) -> Option<String> {
@@ -136,6 +136,11 @@ impl Sink for Collect {
             kept.extend_from_slice(bytes);
         }
     }
+}
+
+/// A server's words; what isn't UTF-8 (the client may have asked for another encoding) is shown as escapes.
+fn readable(text: &[u8]) -> String {
+    str::from_utf8(text).map_or_else(|_| text.escape_ascii().to_string(), str::to_owned)
 }
 
 fn first_column(row: &[u8]) -> Option<Vec<u8>> {

@@ -10,6 +10,7 @@ use sluice_router::{Refusal, ShardId, ShardMap};
 use sluice_wire::frame::{Bind, Frames, HEADER, Parse, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
+use super::copy::Rows;
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{After, Slow, needs_reset};
 use super::everywhere::Command;
@@ -388,7 +389,10 @@ impl Session {
             return Err(Report::error("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
         }
         if let Where::CopyRows(column) = request.place {
-            return self.copy_rows(sql, column).await;
+            return self.copy_rows(sql, Rows::ByKey(column), map).await.map(Some);
+        }
+        if request.copies_in && request.place == Where::Everywhere {
+            return self.copy_rows(sql, Rows::Everywhere, map).await.map(Some);
         }
         if request.place == Where::Everywhere || request.ddl {
             return self.on_shards(request, command, map).await.map(Some);
@@ -676,7 +680,7 @@ fn deny_report(deny: Deny, input: &[u8]) -> Report {
 }
 
 /// The grammar counts bytes, the protocol characters.
-fn refusal_report(refusal: Refusal, input: &[u8]) -> Report {
+pub(super) fn refusal_report(refusal: Refusal, input: &[u8]) -> Report {
     let sql = sql_of(input).unwrap_or_default();
     let position = match refusal.position {
         0 => 0,

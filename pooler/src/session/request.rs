@@ -45,6 +45,8 @@ pub struct Request {
     pub cursor: Option<(Box<str>, bool)>,
     /// Tables that it creates, drops or alters.
     pub ddl: bool,
+    /// COPY … FROM STDIN.
+    pub copies_in: bool,
     pub statements: usize,
 }
 
@@ -256,6 +258,7 @@ fn note(request: &mut Request, statement: &Statement) {
     request.outside_transaction |= statement.outside_transaction;
     match &statement.action {
         Action::DeclareCursor { name, .. } => request.cursor = Some((name.clone(), true)),
+        Action::CopyIn => request.copies_in = true,
         Action::Ddl(changes) => request.ddl |= !changes.is_empty(),
         _ => {}
     }
