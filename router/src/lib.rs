@@ -8,10 +8,12 @@
 //! 5. [`analyze`]: PostgreSQL's grammar (once per template) to a [`Template`];
 //! 6. [`cache`]: template lookup without locks on a hit;
 //! 7. [`plan`]: a template plus this execution's constants and parameters to a [`Plan`];
-//! 8. [`explain`]: the same decision in words.
+//! 8. [`explain`]: the same decision in words;
+//! 9. [`copy`]: the rows of COPY … FROM STDIN, and each one's shard.
 
 pub mod analyze;
 pub mod cache;
+pub mod copy;
 pub mod explain;
 pub mod key;
 pub mod lexer;
