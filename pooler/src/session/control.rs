@@ -56,7 +56,8 @@ impl Session {
         report.encode(&mut out);
         let in_pipeline = self.open && matches!(self.link, Link::One(_) | Link::Transaction(_));
         if report.severity == Severity::Fatal || in_pipeline {
-            let _ = self.io.write_all(&out).await;
+            // Last words; a client that doesn't listen doesn't hold up the end.
+            let _ = tokio::time::timeout(LAST_WORDS, self.io.write_all(&out)).await;
             tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
             self.close_servers(&report.message);
             return Err(End::Us(report.message.clone()));
@@ -552,6 +553,9 @@ impl Session {
         }
     }
 }
+
+/// How long a client that is told to go may take to hear it.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// No deadline: a wait that nothing but its event ends.
 const FOREVER: std::time::Duration = std::time::Duration::from_secs(86_400 * 365);

@@ -5,8 +5,16 @@ use sluice_wire::message::Report;
 use super::{Link, Session};
 
 impl Session {
-    /// Looks again at what the path is: after a SET, a rollback, a RESET.
+    /// Looks again at the settings that reading a statement depends on: after a SET, a rollback, a RESET, at the login.
     pub(super) fn update_path(&mut self) {
+        let effective = match &self.link {
+            Link::Transaction(transaction) => &transaction.log.vars,
+            _ => &self.vars,
+        };
+        if let Some(statement) = effective.get("standard_conforming_strings") {
+            let lower = statement.to_ascii_lowercase();
+            self.flow.escape_strings = ["off", "false", "'0'", "'no'", "= 0", "to 0"].iter().any(|off| lower.contains(off));
+        }
         if !self.upstream.is_sharded() {
             return;
         }
