@@ -11,13 +11,14 @@ use futures_util::SinkExt as _;
 use sluice_router::copy::{CopyFormat, RowCutter, RowKey};
 use sluice_test_harness::Cluster;
 use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls};
 
 /// `None` is NULL.
 type Keys = Vec<Option<Vec<u8>>>;
 
-/// The keys in order, or SQLSTATE and message of an error.
-type Outcome = Result<Keys, (String, String)>;
+/// SQLSTATE, message, and the line of the data.
+type Failure = (String, String, u64);
 
 /// What the router makes of an input: the keys, and each row's bytes.
 #[derive(Debug, Default, PartialEq)]
@@ -33,7 +34,7 @@ fn cutter(input: &Input) -> RowCutter {
     RowCutter::new(format, key_column, "k")
 }
 
-fn cut(input: &Input, size: usize) -> Result<Cut, (String, String)> {
+fn cut(input: &Input, size: usize) -> Result<Cut, Failure> {
     let mut cutter = cutter(input);
     let mut cut = Cut::default();
     for chunk in input.data.chunks(size) {
@@ -44,10 +45,10 @@ fn cut(input: &Input, size: usize) -> Result<Cut, (String, String)> {
     Ok(cut)
 }
 
-fn take_rows(cutter: &mut RowCutter, last: bool, cut: &mut Cut) -> Result<(), (String, String)> {
+fn take_rows(cutter: &mut RowCutter, last: bool, cut: &mut Cut) -> Result<(), Failure> {
     loop {
         let row = if last { cutter.finish() } else { cutter.next_row() };
-        let row = row.map_err(|error| (error.fault.sqlstate().to_owned(), error.to_string()))?;
+        let row = row.map_err(|error| (error.fault.sqlstate().to_owned(), error.to_string(), error.line))?;
         let Some(row) = row else { return Ok(()) };
         match row.key {
             RowKey::Header => {
@@ -82,17 +83,17 @@ impl Server {
         Self { runtime, client, _cluster: cluster }
     }
 
-    fn load(&self, inputs: &[Input]) -> Vec<Outcome> {
+    fn load(&self, inputs: &[Input]) -> Vec<Result<Keys, Failure>> {
         inputs.iter().map(|input| self.runtime.block_on(self.load_one(input))).collect()
     }
 
-    async fn load_one(&self, input: &Input) -> Outcome {
+    async fn load_one(&self, input: &Input) -> Result<Keys, Failure> {
         self.client.batch_execute("BEGIN").await.expect("BEGIN");
         let outcome = match self.copy(input).await {
             Ok(()) => Ok(self.keys().await),
             Err(error) => {
                 let error = error.as_db_error().expect("an error of the server's");
-                Err((error.code().code().to_owned(), error.message().to_owned()))
+                Err((error.code().code().to_owned(), error.message().to_owned(), line(error)))
             }
         };
         self.client.batch_execute("ROLLBACK").await.expect("ROLLBACK");
@@ -110,6 +111,13 @@ impl Server {
         let rows = self.client.query("SELECT convert_to(k, 'UTF8') FROM t ORDER BY n", &[]).await.expect("the keys");
         rows.iter().map(|row| row.get(0)).collect()
     }
+}
+
+/// Of the error's context, "COPY t, line 2, column k: …".
+fn line(error: &DbError) -> u64 {
+    let context = error.where_().and_then(|context| context.split_once("line ")).expect("a line of COPY").1;
+    let digits: String = context.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().expect("the line's number")
 }
 
 /// Errors that the router leaves to the shard: columns after the key, and the encoding.
@@ -137,9 +145,9 @@ fn compare(server: &Server, inputs: &[Input]) -> usize {
                 assert_eq!(cut.keys, keys, "{input}");
                 accepted.push((input, cut));
             }
-            (Err((_, message)), _) if is_for_the_shard(input, &message) => {}
-            (Err((_, missing)), Err((_, ours))) if missing.starts_with("missing data for column \"a\"") => {
-                assert_eq!(ours, "missing data for column \"k\"", "{input}");
+            (Err((_, message, _)), _) if is_for_the_shard(input, &message) => {}
+            (Err((_, theirs, line)), Err(ours)) if theirs.starts_with("missing data for column \"a\"") => {
+                assert_eq!(ours, ("22P04".into(), "missing data for column \"k\"".into(), line), "{input}");
             }
             (expected, cut) => assert_eq!(cut.map(|cut| cut.keys), expected, "{input}"),
         }
