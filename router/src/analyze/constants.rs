@@ -17,7 +17,14 @@ pub struct Constants<'a> {
     pub key_type: KeyType,
 }
 
-impl Constants<'_> {
+impl<'a> Constants<'a> {
+    /// The first constant that may be date and time input for "when this runs": it means another time on each shard.
+    pub fn clock(&self) -> Option<&'a str> {
+        let others = self.literals.iter().filter(|literal| literal.kind != LiteralKind::Integer);
+        let mut texts = others.map(|literal| &self.sql[literal.start as usize..literal.end as usize]);
+        texts.find(|text| names_clock(text))
+    }
+
     /// The key that `node` is: a constant or parameter, bare or under one cast to the key's family of types.
     pub fn scalar(&self, node: &NodeEnum) -> Option<Value> {
         match node {
@@ -143,4 +150,10 @@ pub fn family(name: &TypeName, array: bool) -> Option<Family> {
         "uuid" => Some(Family::Uuid),
         _ => None,
     }
+}
+
+/// Whether a text holds one of the words that PostgreSQL's date and time input takes from the clock.
+fn names_clock(text: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_ascii_alphabetic());
+    words.any(|word| ["now", "today", "tomorrow", "yesterday"].iter().any(|clock| word.eq_ignore_ascii_case(clock)))
 }

@@ -9,7 +9,6 @@ use super::names::Names;
 use super::pins::Unpinned;
 use super::query::{Query, Tables};
 use super::refuse::{Checked, at, unproven, unsupported};
-use crate::lexer::LiteralKind;
 use crate::map::FunctionClass;
 use crate::template::{Refusal, Route};
 
@@ -195,10 +194,6 @@ fn alone_on_shard(tables: &Tables, called: &Called, census: &Census) -> Checked<
 
 /// A write to a reference table runs on every shard, and must do the same on each.
 fn reference_write(written: &str, query: &Query<'_>, census: &Census, called: &Called) -> Checked<()> {
-    let literals = query.constants.literals.iter().filter(|literal| literal.kind != LiteralKind::Integer);
-    let clock = literals
-        .map(|literal| &query.constants.sql[literal.start as usize..literal.end as usize])
-        .find(|text| names_clock(text));
     let reason = if let Some(table) = query.pins.first_table() {
         format!("It reads the sharded table \"{table}\", which holds other rows on each shard.")
     } else if let Some(table) = query.tables.home.as_ref().or(query.tables.catalog.as_ref()) {
@@ -206,7 +201,7 @@ fn reference_write(written: &str, query: &Query<'_>, census: &Census, called: &C
     } else if let Some(function) = called.unrepeatable.as_ref().or(called.home.as_ref()).or(called.shard_local.as_ref())
     {
         format!("{function} may give another result on each shard.")
-    } else if let Some(text) = clock {
+    } else if let Some(text) = query.constants.clock() {
         format!("The constant {text} means another time on each shard.")
     } else if query.order_matters && census.relations > 1 {
         "Which rows it picks may differ from shard to shard.".to_owned()
@@ -220,12 +215,6 @@ fn reference_write(written: &str, query: &Query<'_>, census: &Census, called: &C
         reason,
         "Give the values as constants or parameters.",
     ))
-}
-
-/// Date and time input that stands for the clock.
-fn names_clock(text: &str) -> bool {
-    let bare = text.trim_matches(|c: char| !c.is_ascii_alphabetic()).to_ascii_lowercase();
-    ["now", "today", "tomorrow", "yesterday"].iter().any(|word| bare.contains(word))
 }
 
 fn not_pinned(key: &str, unpinned: Unpinned) -> Box<Refusal> {

@@ -124,7 +124,11 @@ fn place(node: &NodeEnum, names: Names<'_>, constants: Constants<'_>, census: &C
     if let (Action::Set(_), NodeEnum::SelectStmt(_)) = (action, node) {
         return Placed::at(Route::Any);
     }
-    utility::place(node, names, constants, census).unwrap_or_else(|refusal| Placed::at(Route::Refused(refusal)))
+    utility::place(node, names, constants, census).unwrap_or_else(|refusal| {
+        // It may have been refused for this constant, and the same text with another one must not be.
+        let fixes_literals = constants.clock().is_some();
+        Placed { fixes_literals, ..Placed::at(Route::Refused(refusal)) }
+    })
 }
 
 /// The number of non-empty pieces between the separators: as many as the grammar should see statements.
