@@ -11,7 +11,7 @@ use sluice_catalog::{
     CatalogError, CatalogStore, Change, ControlCredentials, Deadlines, ShardPools, TableName, WatchOptions, Watcher,
     probe_two_phase,
 };
-use sluice_router::map::{Table, TableClass};
+use sluice_router::map::Table;
 use sluice_router::template::SchemaChange;
 use sluice_router::{Schema, ShardMap};
 
@@ -66,9 +66,8 @@ impl ShardedDatabase {
     /// Columns are read from the home shard: it knows better than the statement's text.
     async fn resolve(&self, change: &SchemaChange) -> Result<Option<Change>, CatalogError> {
         Ok(match change {
-            SchemaChange::Create { schema, name, sharded, .. } => {
-                let table = full_name(schema.as_deref(), name);
-                let class = if *sharded { TableClass::Sharded } else { TableClass::Home };
+            SchemaChange::Create { schema, name, class, .. } => {
+                let (table, class) = (full_name(schema.as_deref(), name), *class);
                 self.columns(&table).await?.map(|columns| Change::CreateTable { table, class, columns })
             }
             SchemaChange::Alter { schema, name } => {
@@ -138,12 +137,11 @@ pub fn with_changes(schema: &Schema, changes: &[SchemaChange]) -> Schema {
     let key = |schema: &Option<Box<str>>, name: &str| (schema.as_deref().unwrap_or("public").to_owned(), name.to_owned());
     for change in changes {
         match change {
-            SchemaChange::Create { schema, name, columns, sharded, if_not_exists } => {
-                let class = if *sharded { TableClass::Sharded } else { TableClass::Home };
-                let table = Table { class, columns: columns.clone() };
+            SchemaChange::Create { schema, name, columns, class, if_not_exists } => {
                 let key = key(schema, name);
-                if !(*if_not_exists && sharding.tables.contains_key(&key)) {
-                    sharding.tables.insert(key, table);
+                let exists = sharding.tables.get(&key).is_some_and(|table| !table.is_declared());
+                if !(*if_not_exists && exists) {
+                    sharding.tables.insert(key, Table { class: *class, columns: columns.clone() });
                 }
             }
             SchemaChange::Drop { schema, name } => {

@@ -192,6 +192,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// A reference table that the console has announced and nobody has created yet: it has no columns.
+    pub fn is_declared(&self) -> bool {
+        self.class == TableClass::Reference && self.columns.is_empty()
+    }
+
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| &**column == name)
     }

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use crate::map::TableClass;
+
 /// What one text (a simple query, or the text of a Parse message) holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
@@ -159,7 +161,7 @@ pub enum SetValue {
 /// A change of the tables that the schema snapshot knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaChange {
-    Create { schema: Option<Box<str>>, name: Box<str>, columns: Box<[Box<str>]>, sharded: bool, if_not_exists: bool },
+    Create { schema: Option<Box<str>>, name: Box<str>, columns: Box<[Box<str>]>, class: TableClass, if_not_exists: bool },
     Drop { schema: Option<Box<str>>, name: Box<str> },
     /// Columns were added, dropped or renamed: read them again from a shard.
     Alter { schema: Option<Box<str>>, name: Box<str> },

@@ -1,4 +1,6 @@
 //! CREATE REFERENCE TABLE and its kin: tells the catalog of what class a table or function is that the shards have already.
+//! CREATE REFERENCE TABLE of a table that no shard has *declares* it: CREATE TABLE through Sluice, which would make it a
+//! home table for want of the sharding key, then makes it on every shard.
 //!
 //! A class that doesn't fit is a wrong answer in waiting, so the shards are asked first: is the table fit for the class
 //! ([`sluice_catalog::introspect`]), and are its rows where the class says? The latter holds for the moment of asking. For
@@ -92,7 +94,11 @@ impl Check<'_> {
     async fn table_change(&self, class: TableClass) -> Result<Change, Report> {
         let home = self.client(self.map.home()).await.map_err(|error| failed(&error))?;
         let columns = columns(&home, self.table).await.map_err(|error| failed(&error))?;
-        let columns = columns.ok_or_else(|| self.missing("table", "42P01"))?;
+        let columns = match columns {
+            Some(columns) => columns,
+            None if class == TableClass::Reference => return self.declaration().await,
+            None => return Err(self.missing("table", "42P01")),
+        };
         let reasons = match class {
             TableClass::Sharded => self.on_shards(|client, shard| self.unfit_as_sharded(client, shard, &columns)).await,
             TableClass::Reference => self.unfit_as_reference(&columns).await,
@@ -100,6 +106,18 @@ impl Check<'_> {
         };
         self.refuse_for(reasons.map_err(|error| failed(&error))?, class)?;
         Ok(Change::CreateTable { table: self.table.clone(), class, columns })
+    }
+
+    /// The home shard does not have the table; a shard that has it would not be like the others.
+    async fn declaration(&self) -> Result<Change, Report> {
+        let reasons = self
+            .on_shards(async |client, shard| {
+                let there = columns(&client, self.table).await?.is_some();
+                Ok(if there { on_shard(shard, vec!["it exists, and on the home shard it does not".to_owned()]) } else { Vec::new() })
+            })
+            .await;
+        self.refuse_for(reasons.map_err(|error| failed(&error))?, TableClass::Reference)?;
+        Ok(Change::CreateTable { table: self.table.clone(), class: TableClass::Reference, columns: Vec::new() })
     }
 
     fn refuse_for(&self, mut reasons: Vec<String>, class: TableClass) -> Result<(), Report> {

@@ -5,10 +5,11 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
+    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, CreateTrigStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
     IndexStmt, Node, ObjectType, RangeVar, RenameStmt, TruncateStmt,
 };
 
+use super::constants::Constants;
 use super::names::{Found, Names, display};
 use super::nodes::{inner, inner_of, list, string, strings};
 use super::refuse::{Checked, at, not_sharded, unproven, unsupported};
@@ -17,17 +18,17 @@ use super::utility::Placed;
 use crate::map::TableClass;
 use crate::template::{Action, Refusal, Route, SchemaChange};
 
-pub fn place(node: &NodeEnum, names: Names<'_>) -> Checked<Placed> {
+pub fn place(node: &NodeEnum, names: Names<'_>, constants: Constants<'_>) -> Checked<Placed> {
     match node {
-        NodeEnum::CreateStmt(create) => table::create(create, names),
-        NodeEnum::AlterTableStmt(alter) => table::alter(alter, names),
+        NodeEnum::CreateStmt(create) => table::create(create, names, constants),
+        NodeEnum::AlterTableStmt(alter) => table::alter(alter, names, constants),
         NodeEnum::DropStmt(drop) => self::drop(drop, names),
         NodeEnum::RenameStmt(rename) => self::rename(rename, names),
         NodeEnum::IndexStmt(index) => self::index(index, names),
         NodeEnum::TruncateStmt(truncate) => self::truncate(truncate, names),
         NodeEnum::GrantStmt(grant) => self::grant(grant, names),
         NodeEnum::CommentStmt(comment) => self::comment(comment, names),
-        NodeEnum::CreateTrigStmt(trigger) => of_table(trigger.relation.as_ref(), names),
+        NodeEnum::CreateTrigStmt(trigger) => create_trigger(trigger, names),
         NodeEnum::CreatePolicyStmt(policy) => of_table(policy.table.as_ref(), names),
         NodeEnum::AlterPolicyStmt(policy) => of_table(policy.table.as_ref(), names),
         NodeEnum::CreateStatsStmt(statistics) => of_tables(&statistics.relations, names),
@@ -122,6 +123,19 @@ pub fn class_of(range: &RangeVar, names: Names<'_>) -> Checked<TableClass> {
 fn of_table(range: Option<&RangeVar>, names: Names<'_>) -> Checked<Placed> {
     let Some(range) = range else { return Err(unproven("this statement")) };
     Ok(ddl(route_of(class_of(range, names)?), []))
+}
+
+/// A trigger on a reference table would run once on each shard, and nobody sees into what it does there.
+fn create_trigger(trigger: &CreateTrigStmt, names: Names<'_>) -> Checked<Placed> {
+    let Some(range) = &trigger.relation else { return Err(unproven("this statement")) };
+    match class_of(range, names)? {
+        TableClass::Reference => Err(unsupported(
+            format!("reference table \"{}\" cannot have a trigger", display(range)),
+            "It may do something else on each shard.",
+            "Let the application do what the trigger would.",
+        )),
+        class => Ok(ddl(route_of(class), [])),
+    }
 }
 
 /// All tables must belong together.

@@ -69,7 +69,7 @@ impl<'a> Names<'a> {
             "42P01",
             format!("relation \"{table}\" does not exist, or is in no table class"),
             "Where a table's rows live is known for tables that were created through Sluice or classified in the console.",
-            "Create it through Sluice, or classify it in the console as sharded, reference or home.",
+            "Create it through Sluice, or classify it in the console: CREATE SHARDED TABLE, CREATE REFERENCE TABLE or CREATE HOME TABLE.",
         )
     }
 

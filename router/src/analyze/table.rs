@@ -8,7 +8,7 @@ use pg_query::protobuf::{
 };
 
 use super::census::Census;
-use super::constants::family;
+use super::constants::{Constants, family};
 use super::ddl::{class_of, concurrently, ddl, route_of};
 use super::decide::lookup;
 use super::functions::Reach;
@@ -21,15 +21,28 @@ use crate::key::KeyType;
 use crate::map::{Table, TableClass};
 use crate::template::{Refusal, Route, SchemaChange};
 
+/// LIKE … INCLUDING DEFAULTS and INCLUDING IDENTITY (parsenodes.h, CREATE_TABLE_LIKE_DEFAULTS and _IDENTITY).
+const LIKE_FILLS_IN: u32 = 0x08 | 0x20;
+
 /// The table that a constraint is on.
 struct Owner<'a> {
     name: String,
     class: TableClass,
     names: Names<'a>,
     range: &'a RangeVar,
+    constants: Constants<'a>,
 }
 
-pub fn create(create: &CreateStmt, names: Names<'_>) -> Checked<Placed> {
+/// A table that gives a new one columns.
+struct Parent<'a> {
+    table: &'a Table,
+    /// PARTITION OF, INHERITS: rows of the new table count as the parent's.
+    inherits: bool,
+    /// LIKE that copies what fills in values.
+    copies_defaults: bool,
+}
+
+pub fn create(create: &CreateStmt, names: Names<'_>, constants: Constants<'_>) -> Checked<Placed> {
     let Some(range) = &create.relation else { return Err(unproven("CREATE TABLE")) };
     if range.relpersistence == "t" || range.schemaname == "pg_temp" {
         return Err(at(temporary(&range.relname), range.location));
@@ -37,14 +50,17 @@ pub fn create(create: &CreateStmt, names: Names<'_>) -> Checked<Placed> {
     if create.of_typename.is_some() {
         return Err(not_sharded("CREATE TABLE … OF", "The type's columns are not known.", "List the columns."));
     }
-    let known = names.lookup(&range.schemaname, &range.relname).is_some();
-    let (parents, mut columns) = parents(create, names)?;
+    let known = match names.lookup(&range.schemaname, &range.relname) {
+        Some(Found::Table(table)) => Some(table),
+        _ => None,
+    };
+    let parents = parents(create, names)?;
     let own = column_definitions(&create.table_elts);
-    columns.extend(own.iter().map(|column| column.colname.as_str().into()));
-    let sharded = columns.iter().any(|column| **column == *names.key());
-    let class = if sharded { TableClass::Sharded } else { TableClass::Home };
+    let inherited = parents.iter().flat_map(|parent| parent.table.columns.iter().cloned());
+    let columns: Box<[Box<str>]> = inherited.chain(own.iter().map(|column| column.colname.as_str().into())).collect();
+    let class = class_of_new(create, known, &columns, names);
     check_parents(&parents, class)?;
-    let owner = Owner { name: display(range), class, names, range };
+    let owner = Owner { name: display(range), class, names, range, constants };
     for column in own {
         owner.column(column)?;
     }
@@ -54,44 +70,51 @@ pub fn create(create: &CreateStmt, names: Names<'_>) -> Checked<Placed> {
     let change = SchemaChange::Create {
         schema: (!range.schemaname.is_empty()).then(|| range.schemaname.as_str().into()),
         name: range.relname.as_str().into(),
-        columns: columns.into(),
-        sharded,
+        columns,
+        class,
         if_not_exists: create.if_not_exists,
     };
     // IF NOT EXISTS of a table that is there changes nothing.
-    let changes = if known && create.if_not_exists { Vec::new() } else { vec![change] };
+    let exists = known.is_some_and(|table| !table.is_declared());
+    let changes = if exists && create.if_not_exists { Vec::new() } else { vec![change] };
     Ok(ddl(route_of(class), changes))
 }
 
-/// The tables that give the new one columns (PARTITION OF, INHERITS, LIKE), and these columns. True: rows of the new
-/// table count as the parent's.
-#[allow(clippy::type_complexity)]
-fn parents<'a>(create: &CreateStmt, names: Names<'a>) -> Checked<(Vec<(&'a Table, bool)>, Vec<Box<str>>)> {
+/// What the console has declared, or what is there already; otherwise the columns decide.
+fn class_of_new(create: &CreateStmt, known: Option<&Table>, columns: &[Box<str>], names: Names<'_>) -> TableClass {
+    match known {
+        Some(table) if table.is_declared() || create.if_not_exists => table.class,
+        _ if columns.iter().any(|column| **column == *names.key()) => TableClass::Sharded,
+        _ => TableClass::Home,
+    }
+}
+
+/// The tables of PARTITION OF, INHERITS and LIKE.
+fn parents<'a>(create: &CreateStmt, names: Names<'a>) -> Checked<Vec<Parent<'a>>> {
     let inherited = create.inh_relations.iter().filter_map(inner).map(|node| match node {
-        NodeEnum::RangeVar(range) => Some((range, true)),
+        NodeEnum::RangeVar(range) => Some((range, true, 0)),
         _ => None,
     });
     let copied = create.table_elts.iter().filter_map(inner).filter_map(|node| match node {
-        NodeEnum::TableLikeClause(like) => Some(like.relation.as_ref().map(|range| (range, false))),
+        NodeEnum::TableLikeClause(like) => Some(like.relation.as_ref().map(|range| (range, false, like.options))),
         _ => None,
     });
     let mut parents = Vec::new();
-    let mut columns = Vec::new();
     for parent in inherited.chain(copied) {
-        let Some((range, inherits)) = parent else { return Err(unproven("this CREATE TABLE")) };
+        let Some((range, inherits, options)) = parent else { return Err(unproven("this CREATE TABLE")) };
         let Found::Table(table) = names.relation(range)? else { return Err(unproven("a table like a system catalog")) };
-        columns.extend(table.columns.iter().cloned());
-        parents.push((table, inherits));
+        parents.push(Parent { table, inherits, copies_defaults: options & LIKE_FILLS_IN != 0 });
     }
-    Ok((parents, columns))
+    Ok(parents)
 }
 
-fn check_parents(parents: &[(&Table, bool)], class: TableClass) -> Checked<()> {
-    for (parent, inherits) in parents {
-        let together = match (parent.class, class) {
+fn check_parents(parents: &[Parent<'_>], class: TableClass) -> Checked<()> {
+    for parent in parents {
+        let together = match (parent.table.class, class) {
             (parent, class) if parent == class => true,
-            // What is on every shard can be copied anywhere.
-            (TableClass::Reference | TableClass::Sharded, _) => !inherits,
+            // What is on every shard can be copied anywhere, but for defaults that a reference table must not have.
+            (TableClass::Sharded, TableClass::Reference) => !parent.inherits && !parent.copies_defaults,
+            (TableClass::Reference | TableClass::Sharded, _) => !parent.inherits,
             (TableClass::Home, _) => false,
         };
         if !together {
@@ -123,7 +146,7 @@ fn constraint(node: &Node) -> Option<&Constraint> {
     }
 }
 
-pub fn alter(alter: &AlterTableStmt, names: Names<'_>) -> Checked<Placed> {
+pub fn alter(alter: &AlterTableStmt, names: Names<'_>, constants: Constants<'_>) -> Checked<Placed> {
     let Some(range) = &alter.relation else { return Err(unproven("ALTER TABLE")) };
     if alter.objtype != ObjectType::ObjectTable as i32 {
         return alter_other(alter);
@@ -132,7 +155,7 @@ pub fn alter(alter: &AlterTableStmt, names: Names<'_>) -> Checked<Placed> {
         None if alter.missing_ok => return Ok(ddl(Route::AllShards, [])),
         _ => class_of(range, names)?,
     };
-    let owner = Owner { name: display(range), class, names, range };
+    let owner = Owner { name: display(range), class, names, range, constants };
     let mut columns_change = false;
     for command in alter.cmds.iter().filter_map(inner) {
         let NodeEnum::AlterTableCmd(command) = command else { return Err(unproven("ALTER TABLE")) };
@@ -350,12 +373,15 @@ impl Owner<'_> {
         if self.class == TableClass::Reference && census.sql_functions > 0 {
             return Err(self.differing_default("CURRENT_TIMESTAMP"));
         }
-        Ok(())
+        match self.constants.clock() {
+            Some(text) if self.class == TableClass::Reference => Err(self.differing_default(text)),
+            _ => Ok(()),
+        }
     }
 
-    fn differing_default(&self, function: &str) -> Box<Refusal> {
+    fn differing_default(&self, what: &str) -> Box<Refusal> {
         unsupported(
-            format!("reference table \"{}\" cannot have a default that calls {function}", self.name),
+            format!("reference table \"{}\" cannot have a default with {what}", self.name),
             "It may give another value on each shard.",
             "Let the application give the value.",
         )

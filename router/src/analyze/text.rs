@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use super::names::Names;
 use super::refuse::unsupported;
-use crate::map::{Sharding, Table, TableClass};
+use crate::map::{Sharding, Table};
 use crate::template::{Action, Route, SchemaChange, Statement};
 
 /// The schema as the next statement of a text finds it.
@@ -49,13 +49,12 @@ impl<'a> Text<'a> {
 
     fn change(&mut self, change: &SchemaChange) {
         match change {
-            SchemaChange::Create { schema, name, columns, sharded, if_not_exists } => {
-                let class = if *sharded { TableClass::Sharded } else { TableClass::Home };
+            SchemaChange::Create { schema, name, columns, class, if_not_exists } => {
                 let place = self.creation_place(schema.as_deref(), name);
-                let exists =
-                    |place: &_| self.sharding.as_ref().is_some_and(|sharding| sharding.tables.contains_key(place));
+                let known = |place: &_| self.sharding.as_ref().and_then(|sharding| sharding.tables.get(place));
+                let exists = |place: &_| known(place).is_some_and(|table| !table.is_declared());
                 if let Some(place) = place.filter(|place| !(*if_not_exists && exists(place))) {
-                    self.insert(place, Table { class, columns: columns.clone() });
+                    self.insert(place, Table { class: *class, columns: columns.clone() });
                 }
             }
             SchemaChange::Drop { schema, name } => {

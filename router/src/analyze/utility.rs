@@ -56,7 +56,7 @@ pub fn place(node: &NodeEnum, names: Names<'_>, constants: Constants<'_>, census
         NodeEnum::CreateTableAsStmt(_) => Err(create_table_as("CREATE TABLE AS")),
         _ => match session_bound(node) {
             Some(refusal) => Err(refusal),
-            None => ddl::place(node, names),
+            None => ddl::place(node, names, constants),
         },
     }
 }

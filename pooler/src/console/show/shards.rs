@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sluice_catalog::snapshot::{function_class_name, table_class_name};
 use sluice_catalog::watch::Source;
+use sluice_router::map::Table;
 use sluice_router::{ShardId, ShardMap};
 
 use super::time;
@@ -117,10 +118,14 @@ pub fn tables(app: &App) -> Vec<Row> {
     of_all(app, |name, database| {
         let schema = Arc::clone(database.watcher.map().schema());
         let tables = schema.sharding.iter().flat_map(|sharding| &sharding.tables);
-        let named =
-            tables.map(|(table, what)| (table, vec![table_class_name(what.class).to_owned(), what.columns.join(", ")]));
+        let named = tables.map(|(table, what)| (table, vec![shown_class(what), what.columns.join(", ")]));
         sorted_rows(name, named.collect())
     })
+}
+
+fn shown_class(table: &Table) -> String {
+    let class = table_class_name(table.class);
+    if table.is_declared() { format!("{class} (declared)") } else { class.to_owned() }
 }
 
 pub fn functions(app: &App) -> Vec<Row> {

@@ -1,7 +1,8 @@
 //! DDL and its traces in the schema snapshot.
 
-use super::fixture::{check, refusal, statement};
-use crate::template::{Action, SchemaChange};
+use super::fixture::{check, refusal, statement, template};
+use crate::map::TableClass;
+use crate::template::{Action, Route, SchemaChange};
 
 fn changes(sql: &str) -> Vec<SchemaChange> {
     match statement(sql).action {
@@ -35,11 +36,61 @@ fn a_new_table_is_sharded_if_it_has_the_key() {
         schema: Some("app".into()),
         name: "loans".into(),
         columns: ["id".into(), "organization_id".into()].into(),
-        sharded: true,
+        class: TableClass::Sharded,
         if_not_exists: true,
     };
     assert_eq!(created, [expected]);
     assert_eq!(changes("CREATE TABLE IF NOT EXISTS jobs (id bigint)"), []);
+}
+
+#[test]
+fn a_declared_reference_table_becomes_one() {
+    check(&[
+        ("CREATE TABLE grades (code text PRIMARY KEY, title text DEFAULT 'none', n int DEFAULT 1 + 2)", "all"),
+        ("CREATE TABLE IF NOT EXISTS grades (code text)", "all"),
+        ("CREATE TABLE public.grades (code text UNIQUE, state text REFERENCES states)", "all"),
+        ("CREATE TABLE archive.grades (code text)", "home"),
+        ("CREATE TABLE grades (id serial)", "refused 0A000"),
+        ("CREATE TABLE grades (id int GENERATED ALWAYS AS IDENTITY)", "refused 0A000"),
+        ("CREATE TABLE grades (id bigint DEFAULT nextval('s'))", "refused 0A000"),
+        ("CREATE TABLE grades (id uuid DEFAULT gen_random_uuid())", "refused 0A000"),
+        ("CREATE TABLE grades (at timestamptz DEFAULT now())", "refused 0A000"),
+        ("CREATE TABLE grades (at timestamptz DEFAULT CURRENT_TIMESTAMP)", "refused 0A000"),
+        ("CREATE TABLE grades (at timestamptz DEFAULT 'now')", "refused 0A000"),
+        ("CREATE TABLE grades (at text DEFAULT 'unknown')", "all"),
+        ("CREATE TABLE grades (a text DEFAULT own_function())", "refused 0A000"),
+        ("CREATE TABLE grades (member int REFERENCES members (id))", "refused 0A000"),
+        ("CREATE TABLE grades (LIKE states INCLUDING ALL)", "all"),
+        ("CREATE TABLE grades (LIKE members)", "all"),
+        ("CREATE TABLE grades (LIKE members INCLUDING DEFAULTS)", "refused 0A000"),
+        ("CREATE TABLE grades (LIKE members INCLUDING ALL)", "refused 0A000"),
+        ("CREATE TABLE grades (LIKE jobs)", "refused 0A000"),
+        ("DROP TABLE grades", "all"),
+        ("CREATE TABLE IF NOT EXISTS states (code text)", "all"),
+        ("CREATE TRIGGER t BEFORE INSERT ON states FOR EACH ROW EXECUTE FUNCTION f()", "refused 0A000"),
+    ]);
+    for sql in ["CREATE TABLE grades (code text)", "CREATE TABLE IF NOT EXISTS grades (code text)"] {
+        let [SchemaChange::Create { class, columns, .. }] = &changes(sql)[..] else { panic!("{sql}") };
+        assert_eq!((*class, columns.join(",")), (TableClass::Reference, "code".to_owned()), "{sql}");
+    }
+    assert_eq!(changes("CREATE TABLE IF NOT EXISTS states (code text)"), []);
+    // In one text: what was created can be filled, and what was dropped is forgotten.
+    let created = template("CREATE TABLE IF NOT EXISTS grades (code text); INSERT INTO grades VALUES ('a')");
+    assert!(created.statements.iter().all(|statement| statement.route == Route::AllShards), "{created:?}");
+    let dropped = template("DROP TABLE grades; CREATE TABLE grades (code text)");
+    assert_eq!(dropped.statements[1].route, Route::Home);
+}
+
+/// Regression: one refused constant made every statement of its shape refused.
+#[test]
+fn a_refused_constant_does_not_stand_for_others() {
+    let refused = template("INSERT INTO states VALUES ('a', 'now')");
+    assert!(matches!(refused.statements[0].route, Route::Refused(_)));
+    assert_eq!(*refused.fixed_literals, [0, 1]);
+    check(&[
+        ("INSERT INTO states VALUES ('KN', 'Knowsley')", "all"),
+        ("ALTER TABLE states ADD COLUMN at date DEFAULT 'today'", "refused 0A000"),
+    ]);
 }
 
 #[test]

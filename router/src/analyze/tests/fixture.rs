@@ -15,6 +15,8 @@ const TABLES: &[(&str, TableClass, &[&str])] = &[
     ("claims", TableClass::Sharded, &["organization_id", "id", "member_id", "status", "details"]),
     ("states", TableClass::Reference, &["code", "name"]),
     ("rates", TableClass::Reference, &["year", "rate", "organization_id_range"]),
+    // Declared in the console, and not created yet.
+    ("grades", TableClass::Reference, &[]),
     ("jobs", TableClass::Home, &["id", "payload"]),
     ("schema_migrations", TableClass::Home, &["version"]),
 ];

@@ -1,6 +1,6 @@
 //! Reference tables: the same rows on every shard, whatever happens.
 
-use crate::support::client::{bind, message, parse, sync};
+use crate::support::client::{Client, bind, message, parse, sync};
 use crate::support::fleet::Fleet;
 
 fn rows(fleet: &Fleet) -> Vec<String> {
@@ -78,4 +78,55 @@ fn a_write_is_part_of_its_transaction() {
     assert_eq!(client.query("INSERT INTO states VALUES ('GA', 'again')").code(), "23505");
     assert_eq!(client.query("SELECT 1").code(), "25P02");
     assert_eq!(client.query("COMMIT").ok().tags, ["ROLLBACK"]);
+}
+
+/// What SHOW TABLES says of a table: class and columns.
+fn shown(console: &mut Client, table: &str) -> Vec<String> {
+    let middle = format!("|{table}|");
+    let rows = console.query("SHOW TABLES").ok().rows;
+    rows.iter().filter_map(|row| row.split_once(&middle)).map(|(_, class)| class.to_owned()).collect()
+}
+
+#[test]
+fn a_declared_table_is_created_on_all_shards() {
+    let fleet = Fleet::start().filled();
+    let sluice = fleet.sluice();
+    let (mut console, mut client) = (sluice.connect("pgbouncer"), sluice.connect("epfo"));
+    assert_eq!(console.query("CREATE REFERENCE TABLE grades IN epfo").ok().tags, ["CREATE REFERENCE TABLE"]);
+    assert_eq!(shown(&mut console, "grades"), ["reference (declared)|"]);
+    assert_eq!(client.query("SELECT * FROM grades").code(), "42P01");
+    let refused = client.query("CREATE TABLE grades (id serial, at timestamptz DEFAULT now())");
+    assert_eq!(refused.code(), "0A000");
+    assert!(fleet.on_all("SELECT to_regclass('grades')").iter().all(String::is_empty));
+
+    // As a migration does: created and filled in one transaction.
+    for sql in ["BEGIN", "CREATE TABLE IF NOT EXISTS grades (code text PRIMARY KEY, title text)", "INSERT INTO grades VALUES ('A', 'first')", "COMMIT"] {
+        client.query(sql).ok();
+    }
+    assert_eq!(client.query("INSERT INTO grades VALUES ('B', 'second')").ok().tags, ["INSERT 0 1"]);
+    let rows = fleet.on_all("SELECT string_agg(code || '=' || title, ',' ORDER BY code) FROM grades");
+    assert_eq!(rows, ["A=first,B=second"; 4]);
+    assert_eq!(shown(&mut console, "grades"), ["reference|code, title"]);
+    let [a] = fleet.spread(1)[..] else { unreachable!() };
+    let join = format!("SELECT count(*) FROM members JOIN grades ON code = 'B' WHERE organization_id = {a}");
+    assert_eq!(client.query(&join).value(), "5");
+
+    // DROP TABLE forgets the class; a declaration can be taken back.
+    client.query("DROP TABLE grades").ok();
+    assert!(shown(&mut console, "grades").is_empty());
+    console.query("CREATE REFERENCE TABLE grades IN epfo").ok();
+    assert_eq!(console.query("DROP TABLE CLASS grades IN epfo").ok().tags, ["DROP TABLE CLASS"]);
+    client.query("CREATE TABLE grades (code text)").ok();
+    assert_eq!(fleet.on_all("SELECT to_regclass('grades')"), ["grades", "", "", ""]);
+}
+
+#[test]
+fn a_table_that_only_some_shards_have_cannot_be_declared() {
+    let fleet = Fleet::start();
+    let sluice = fleet.sluice();
+    fleet.on_shard(2, "CREATE TABLE grades (code text)");
+    let answer = sluice.connect("pgbouncer").query("CREATE REFERENCE TABLE grades");
+    let [error] = &answer.errors[..] else { panic!("{answer:?}") };
+    assert_eq!(error.code, "55000", "{error:?}");
+    assert!(error.detail.contains("on shard 2"), "{error:?}");
 }
