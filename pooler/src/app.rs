@@ -1,7 +1,7 @@
 //! The one place that knows everything and builds it: configuration in, a running pooler out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -477,7 +477,7 @@ fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
 }
 
 /// A settings file that isn't there yet is the commonest mistake at first start.
-pub fn load(path: &PathBuf) -> Result<Config, AppError> {
+pub fn load(path: &Path) -> Result<Config, AppError> {
     Ok(Config::load(path)?)
 }
 
