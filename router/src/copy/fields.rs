@@ -10,12 +10,11 @@ use super::options::Layout;
 /// A column of a row.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Field<'a> {
-    /// As it stands in the row: what is compared with the NULL and DEFAULT strings.
+    /// As it stands in the row, with its quotes: what is compared with the NULL and DEFAULT strings (which the server
+    /// allows no quote in).
     pub raw: &'a [u8],
     /// What it means.
     pub value: Cow<'a, [u8]>,
-    /// Some of it is in quotes.
-    pub quoted: bool,
 }
 
 /// The column with number `column` (from 0) of `line` (without its end); None if the line has fewer.
@@ -36,7 +35,7 @@ fn text(line: &[u8], delimiter: u8, column: usize) -> Option<Field<'_>> {
         start = end + 1;
     }
     let raw = &line[start..text_end(line, start, delimiter)];
-    Some(Field { raw, value: unescape(raw), quoted: false })
+    Some(Field { raw, value: unescape(raw) })
 }
 
 /// Where the field that begins at `start` ends: at a delimiter, at the line's end, or at a backslash that is the line's
@@ -111,30 +110,27 @@ impl<'a> Csv<'a> {
     fn field(self, column: usize) -> Result<Option<Field<'a>>, CopyFault> {
         let mut start = 0;
         for _ in 0..column {
-            let (end, _) = self.each_piece(start, |_| {})?;
+            let end = self.each_piece(start, |_| {})?;
             if end == self.line.len() {
                 return Ok(None);
             }
             start = end + 1;
         }
         let mut value = Cow::Borrowed(&self.line[..0]);
-        let (end, quoted) = self.each_piece(start, |piece| append(&mut value, piece))?;
-        Ok(Some(Field { raw: &self.line[start..end], value, quoted }))
+        let end = self.each_piece(start, |piece| append(&mut value, piece))?;
+        Ok(Some(Field { raw: &self.line[start..end], value }))
     }
 
-    /// Hands out the pieces of the value that begins at `start`; where it ends (at a delimiter or at the line's end), and
-    /// whether some of it was in quotes.
-    fn each_piece(self, start: usize, mut each: impl FnMut(&'a [u8])) -> Result<(usize, bool), CopyFault> {
+    /// Hands out the pieces of the value that begins at `start`; returns where it ends (at a delimiter or at the line's end).
+    fn each_piece(self, start: usize, mut each: impl FnMut(&'a [u8])) -> Result<usize, CopyFault> {
         let mut at = start;
-        let mut quoted = false;
         loop {
             let end =
                 memchr2(self.delimiter, self.quote, &self.line[at..]).map_or(self.line.len(), |offset| at + offset);
             each(&self.line[at..end]);
             if self.line.get(end).is_none_or(|&byte| byte == self.delimiter) {
-                return Ok((end, quoted));
+                return Ok(end);
             }
-            quoted = true;
             at = self.quoted(end + 1, &mut each)?;
         }
     }

@@ -151,7 +151,7 @@ impl KeyColumn {
         let null = &*self.format.null;
         let field = field(self.format.layout, line, self.index)?
             .ok_or_else(|| CopyFault::MissingKey { column: self.name.clone() })?;
-        if !field.quoted && field.raw == null {
+        if field.raw == null {
             return Ok(if self.force_not_null { RowKey::Value(null.into()) } else { RowKey::Null });
         }
         if self.format.default.as_deref() == Some(field.raw) {
