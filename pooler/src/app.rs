@@ -319,6 +319,18 @@ impl App {
         lock(&self.upstreams).retain(|(database, _), _| database != name);
     }
 
+    /// A new shard map may have put a shard elsewhere. `seen` holds the version that each database's pools follow.
+    pub(crate) fn follow_maps(&self, seen: &mut HashMap<String, u64>) {
+        let mut moved = false;
+        for (name, database) in self.shared.catalogs.all() {
+            let version = database.watcher.map().version();
+            moved |= seen.insert(name, version).is_none_or(|followed| followed != version);
+        }
+        if moved {
+            self.update_pools(&self.config());
+        }
+    }
+
     fn update_pools(&self, config: &Config) {
         let mut upstreams = lock(&self.upstreams);
         for ((name, user), upstream) in upstreams.iter() {

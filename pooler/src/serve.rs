@@ -1,6 +1,7 @@
 //! Serving: listeners in front of an [`App`], upkeep behind it, until it is told to stop.
 
 use std::pin::Pin;
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -27,9 +28,11 @@ pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Se
 async fn janitor(app: Weak<App>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut maps = HashMap::new();
     loop {
         ticks.tick().await;
         let Some(app) = app.upgrade() else { return };
+        app.follow_maps(&mut maps);
         app.pools.tend();
         app.enforce_timeouts();
         app.console.tick(&app.pools, Duration::from_secs(app.config().settings.stats_period.into()));
