@@ -52,6 +52,11 @@ impl Answer {
         }
     }
 
+    /// The connection was closed instead of an answer.
+    pub fn is_end(&self) -> bool {
+        self.status == ' '
+    }
+
     /// # Panics
     /// If there was an error.
     #[track_caller]
@@ -95,7 +100,9 @@ impl Client {
 
     /// Logs in with further start-up parameters; the answer is what came instead of success.
     pub fn try_connect(socket: &Path, database: &str, parameters: &[(&str, &str)]) -> Result<Self, Answer> {
-        let stream = UnixStream::connect(socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
+        let Ok(stream) = UnixStream::connect(socket) else {
+            return Err(Answer { status: ' ', ..Answer::default() });
+        };
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         let mut client = Self { socket: stream };
         let mut body = 196_608u32.to_be_bytes().to_vec();
