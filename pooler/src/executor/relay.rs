@@ -208,7 +208,8 @@ impl ResponseSink<'_> {
         if let Some((name, rest)) = cstr(body)
             && name == b"standard_conforming_strings"
         {
-            self.flow.escape_strings = rest.starts_with(b"off");
+            self.server.escape_strings = rest.starts_with(b"off");
+            self.flow.escape_strings = self.server.escape_strings;
         }
         Verdict::Pass
     }

@@ -19,6 +19,7 @@ use crate::registry::{ClientHandle, NewClient};
 use crate::session::Limits;
 use crate::session::run::Parts;
 use crate::upstream::Upstream;
+use crate::session::encoding;
 use crate::vars::{Var, set_statement};
 
 /// What a connection turned out to be.
@@ -192,6 +193,11 @@ impl Handshake {
     async fn log_in_to_database(&mut self, database: &Database, new: NewClient, vars: Vec<Var>) -> Result<Login, Refusal> {
         let user = new.user.clone();
         let upstream = self.app.upstream(&self.config, database, &user).map_err(Some)?;
+        let misleads = |var: &Var| &*var.name == "client_encoding" && !encoding::is_safe(&var.statement);
+        if upstream.is_sharded() && vars.iter().any(misleads) {
+            let refusal = encoding::refusal();
+            return Err(Some(Report::fatal(&refusal.sqlstate, refusal.message).detail(refusal.detail).hint(refusal.hint)));
+        }
         let app = self.app.clone();
         let client = app.registry.add_client(app.registry.next_id(), new);
         upstream.count_client(true);

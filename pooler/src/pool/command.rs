@@ -9,7 +9,7 @@ use sluice_wire::message::{self, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
 use crate::net::with_scratch;
-use super::server::Server;
+use super::server::{STRINGS, Server};
 
 /// A result that is kept for the client may be so long; a longer one is an error.
 const KEEP_BUDGET: usize = 16 << 20;
@@ -58,7 +58,12 @@ impl Server {
 
     /// Waits for what [`Self::start`] sent.
     pub async fn finish(&mut self, keep: bool) -> io::Result<Done> {
-        let mut collect = Collect { done: Done::default(), pending: self.pending, status: self.status };
+        let mut collect = Collect {
+            done: Done::default(),
+            pending: self.pending,
+            status: self.status,
+            escape_strings: self.escape_strings,
+        };
         collect.done.kept = keep.then(Vec::new);
         let mut scanner = std::mem::take(&mut self.scanner);
         let result = poll_fn(|cx| {
@@ -82,6 +87,7 @@ impl Server {
         self.scanner = scanner;
         self.pending = collect.pending;
         self.status = collect.status;
+        self.escape_strings = collect.escape_strings;
         result.map(|()| collect.done)
     }
 
@@ -96,12 +102,13 @@ struct Collect {
     done: Done,
     pending: u32,
     status: Status,
+    escape_strings: bool,
 }
 
 impl Sink for Collect {
     fn classify(&mut self, header: Header) -> Class {
         let wanted = match header.tag {
-            b'Z' | b'E' | b'C' => true,
+            b'Z' | b'E' | b'C' | b'S' => true,
             b'D' => self.done.value.is_none() && header.total < 1 << 16,
             _ => false,
         };
@@ -122,6 +129,13 @@ impl Sink for Collect {
             b'E' if self.done.error.is_none() => self.done.error = Some(frame.raw.to_vec()),
             b'C' => self.done.tag = cstr(frame.body).map_or(String::new(), |(tag, _)| tag.escape_ascii().to_string()),
             b'D' => self.done.value = first_column(frame.body),
+            b'S' => {
+                if let Some((name, rest)) = cstr(frame.body)
+                    && name == STRINGS.as_bytes()
+                {
+                    self.escape_strings = rest.starts_with(b"off");
+                }
+            }
             _ => {}
         }
         if self.done.kept.is_some() { Verdict::Pass } else { Verdict::Drop }

@@ -88,6 +88,8 @@ pub struct Server {
     pub status: Status,
     /// ReadyForQuery messages that are still to come.
     pub pending: u32,
+    /// It reads string constants as standard_conforming_strings = off does: backslashes escape.
+    pub escape_strings: bool,
     pub statements: Option<Box<StatementCache>>,
     /// The client whose unnamed statement it holds; 0 = nobody's.
     pub unnamed_of: u64,
@@ -151,6 +153,7 @@ impl Server {
             applied: no_vars,
             status: Status::Idle,
             pending: 0,
+            escape_strings: login.welcome.parameters.iter().any(|(name, value)| name == STRINGS && value == "off"),
             statements: None,
             unnamed_of: 0,
             last_client: 0,
@@ -208,6 +211,9 @@ impl Server {
 fn unreachable(target: &ServerTarget, error: &io::Error) -> ConnectError {
     ConnectError::Unreachable { address: target.address.to_string(), text: error.to_string() }
 }
+
+/// Reported by PostgreSQL whenever it changes.
+pub const STRINGS: &str = "standard_conforming_strings";
 
 /// The name that statement `id` has on every server.
 pub fn statement_name(id: u32) -> [u8; 15] {

@@ -9,6 +9,7 @@
 
 mod control;
 mod copy;
+pub mod encoding;
 mod everywhere;
 mod extended;
 mod path;
@@ -96,6 +97,8 @@ pub struct Session {
     path_unknown: bool,
     /// The server can't be shared until what keeps it is gone.
     pinned: bool,
+    /// The request was decided anew, because its server reads string constants otherwise than was thought.
+    reread: bool,
     /// A pipeline's end (Sync) is still to come: its server stays.
     open: bool,
     /// After an error of ours in a batch: messages are ignored up to Sync.

@@ -9,6 +9,7 @@ use sluice_router::template::{Access, Action, Refusal, Residue, Route, Statement
 use sluice_router::{Router, SearchPath, ShardId, Target};
 use sluice_wire::frame::{Bind, Frame, FrameError, Frames, Header, Named, Parse, check_client_header, execute, query_text};
 
+use super::encoding;
 use super::prepared::ClientStatements;
 use super::transaction::Effect;
 
@@ -238,6 +239,7 @@ impl Context<'_> {
                 let text = || piece(sql, separators, index, template);
                 let value = |value: &sluice_router::template::SetValue| set_value(value, sql, literals, parameters);
                 let effect = Effect::of(&statement.action, &text(), value).ok_or_else(unknown_setting)?;
+                self.check_encoding(&effect)?;
                 while request.effects.len() + 1 < request.statements {
                     request.effects.push(Effect::None);
                 }
@@ -245,6 +247,18 @@ impl Context<'_> {
             }
             Ok(())
         })
+    }
+}
+
+impl Context<'_> {
+    /// In a sharded database, text has to be read byte by byte as the server reads it.
+    fn check_encoding(&self, effect: &Effect) -> Result<(), Deny> {
+        match effect {
+            Effect::Set(set) if &*set.name == "client_encoding" && self.schema.sharding.is_some() => {
+                if set.resets || encoding::is_safe(&set.statement) { Ok(()) } else { Err(Deny::Refused(Box::new(encoding::refusal()))) }
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl Session {
             path: Default::default(),
             path_unknown: false,
             pinned: false,
+            reread: false,
             open: false,
             skip_to_sync: false,
             straight: None,
@@ -418,6 +419,7 @@ impl Session {
         }
         let shard = self.place(&request, map)?;
         self.link_to(shard, request.writes)?;
+        self.check_strings()?;
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
         let server = self.server_mut().ok_or(Slow::Control)?;
@@ -554,7 +556,8 @@ impl Session {
             Err(Slow::Checkout(shard)) => return Err(Slow::Enlist(shard)),
             Err(slow) => return Err(slow),
         };
-        if needs_reset(&lease, self.client.id) || transition(&lease.applied, &before).is_some() {
+        let reads_otherwise = lease.escape_strings != self.flow.escape_strings;
+        if reads_otherwise || needs_reset(&lease, self.client.id) || transition(&lease.applied, &before).is_some() {
             // Untouched: goes back to the pool, and is taken again by the slow way.
             return Err(Slow::Enlist(shard));
         }
@@ -597,8 +600,30 @@ impl Session {
         }
     }
 
+    /// The text was read as the server will read it: what a backslash means decides where a string ends, and so what the
+    /// key is. If not, the request is decided anew.
+    #[inline]
+    fn check_strings(&mut self) -> Result<(), Slow> {
+        match self.server().map(|server| server.escape_strings) {
+            Some(escapes) if escapes != self.flow.escape_strings => self.read_anew(escapes),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn read_anew(&mut self, escapes: bool) -> Result<(), Slow> {
+        if self.reread {
+            let report = Report::error("55000", "the shards differ in standard_conforming_strings");
+            return Err(Slow::fail(report.hint("set it to on for all roles and databases")));
+        }
+        self.reread = true;
+        self.flow.escape_strings = escapes;
+        Err(Slow::Prepare(String::new()))
+    }
+
     /// Book-keeping once a request is on its way.
     fn sent(&mut self, request: Request, shard: ShardId) {
+        self.reread = false;
         let now = Instant::now();
         self.request_at = Some(now);
         self.client.request_began(self.client.clock());
