@@ -5,8 +5,22 @@ use sluice_router::Refusal;
 
 /// PostgreSQL's client-only encodings and their other names, as [`normalized`].
 const MISLEADING: &[&str] = &[
-    "sjis", "mskanji", "shiftjis", "win932", "windows932", "big5", "win950", "windows950", "gbk", "win936", "windows936", "uhc",
-    "win949", "windows949", "johab", "gb18030",
+    "sjis",
+    "mskanji",
+    "shiftjis",
+    "win932",
+    "windows932",
+    "big5",
+    "win950",
+    "windows950",
+    "gbk",
+    "win936",
+    "windows936",
+    "uhc",
+    "win949",
+    "windows949",
+    "johab",
+    "gb18030",
 ];
 
 /// Whether `statement`, which sets client_encoding, names none of them. A name in escapes isn't looked into.

@@ -69,7 +69,8 @@ impl Session {
         let schema = self.schema(map);
         let changes = self.schema_changes(&command.sql, &schema);
         for &shard in shards {
-            let enlisted = matches!(&self.link, Link::Transaction(t) if t.participants.iter().any(|p| p.shard == shard));
+            let enlisted =
+                matches!(&self.link, Link::Transaction(t) if t.participants.iter().any(|p| p.shard == shard));
             if !enlisted {
                 self.enlist(shard).await?;
             }
@@ -138,7 +139,9 @@ impl Session {
                 }
                 b'B' => out.extend_from_slice(&message::BIND_COMPLETE),
                 b'C' => {
-                    if let (Some(Named::Statement(name)), Some(statements)) = (Named::read(frame.body), &mut self.statements) {
+                    if let (Some(Named::Statement(name)), Some(statements)) =
+                        (Named::read(frame.body), &mut self.statements)
+                    {
                         statements.named.remove(name);
                     }
                     out.extend_from_slice(&message::CLOSE_COMPLETE);
@@ -188,7 +191,8 @@ async fn run_on(transaction: &mut Transaction, shards: &[ShardId], command: &Com
         return Err(report);
     }
     if first.kept_too_long {
-        return Err(Report::error("54000", "the statement's result is too long to be compared between shards").hint("leave out RETURNING"));
+        return Err(Report::error("54000", "the statement's result is too long to be compared between shards")
+            .hint("leave out RETURNING"));
     }
     Ok(first.kept.unwrap_or_default())
 }

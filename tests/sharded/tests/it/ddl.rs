@@ -4,7 +4,8 @@ use crate::support::client::Client;
 use crate::support::fleet::{Fleet, Plan};
 use crate::support::wait_until;
 
-const CREATE: &str = "CREATE TABLE loans (organization_id bigint, id bigint, amount numeric, PRIMARY KEY (organization_id, id))";
+const CREATE: &str =
+    "CREATE TABLE loans (organization_id bigint, id bigint, amount numeric, PRIMARY KEY (organization_id, id))";
 
 /// Which shards have the relation.
 fn shards_with(fleet: &Fleet, relation: &str) -> Vec<usize> {
@@ -34,7 +35,10 @@ fn a_new_sharded_table_is_everywhere_and_can_be_used_at_once() {
     for organization in fleet.spread(4) {
         // Without a column list: the catalog knows the columns.
         client.query(&format!("INSERT INTO loans VALUES ({organization}, 1, 5)")).ok();
-        assert_eq!(fleet.on_shard(fleet.shard_of(organization), "SELECT organization_id FROM loans"), organization.to_string());
+        assert_eq!(
+            fleet.on_shard(fleet.shard_of(organization), "SELECT organization_id FROM loans"),
+            organization.to_string()
+        );
     }
     let [organization] = fleet.spread(1)[..] else { unreachable!() };
     let mut elsewhere = other_instance.connect("epfo");
@@ -49,17 +53,30 @@ fn tables_change_on_all_shards() {
     let sluice = fleet.sluice();
     let mut client = sluice.connect("epfo");
     let [organization] = fleet.spread(1)[..] else { unreachable!() };
-    run(&mut client, &[CREATE, "CREATE INDEX loans_amount ON loans (amount)", "ALTER TABLE loans ADD COLUMN note text DEFAULT 'new'"]);
+    run(
+        &mut client,
+        &[
+            CREATE,
+            "CREATE INDEX loans_amount ON loans (amount)",
+            "ALTER TABLE loans ADD COLUMN note text DEFAULT 'new'",
+        ],
+    );
     assert_eq!(shards_with(&fleet, "loans_amount"), [0, 1, 2, 3]);
     assert_eq!(class(&fleet, "loans"), "sharded|{organization_id,id,amount,note}");
     client.query(&format!("INSERT INTO loans VALUES ({organization}, 1, 5, 'mine')")).ok();
     run(&mut client, &["ALTER TABLE loans RENAME TO advances"]);
-    assert_eq!(client.query(&format!("SELECT note FROM advances WHERE organization_id = {organization}")).value(), "mine");
+    assert_eq!(
+        client.query(&format!("SELECT note FROM advances WHERE organization_id = {organization}")).value(),
+        "mine"
+    );
     assert_eq!(client.query(&format!("SELECT note FROM loans WHERE organization_id = {organization}")).code(), "42P01");
     run(&mut client, &["TRUNCATE advances", "DROP TABLE advances"]);
     assert!(shards_with(&fleet, "advances").is_empty());
     assert_eq!(class(&fleet, "advances"), "");
-    assert_eq!(client.query(&format!("SELECT note FROM advances WHERE organization_id = {organization}")).code(), "42P01");
+    assert_eq!(
+        client.query(&format!("SELECT note FROM advances WHERE organization_id = {organization}")).code(),
+        "42P01"
+    );
 }
 
 #[test]
@@ -91,7 +108,8 @@ fn ddl_is_part_of_its_transaction() {
     let sluice = fleet.sluice();
     let mut client = sluice.connect("epfo");
     let [a, b] = fleet.spread(2)[..] else { unreachable!() };
-    let insert = |organization: i64| format!("INSERT INTO loans (organization_id, id, amount) VALUES ({organization}, 1, 5)");
+    let insert =
+        |organization: i64| format!("INSERT INTO loans (organization_id, id, amount) VALUES ({organization}, 1, 5)");
     // Used before it is committed, and rolled back.
     run(&mut client, &["BEGIN", CREATE, &insert(a), &insert(b)]);
     assert_eq!(client.query(&format!("SELECT amount FROM loans WHERE organization_id = {b}")).value(), "5");

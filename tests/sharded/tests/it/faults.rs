@@ -19,7 +19,10 @@ fn on_both_nodes(fleet: &Fleet) -> (i64, i64) {
 /// The catalog's database, not its server, is taken away.
 fn stop_catalog(fleet: &Fleet) {
     fleet.cluster.psql("postgres", &format!("ALTER DATABASE {CATALOG} ALLOW_CONNECTIONS false"));
-    fleet.cluster.psql("postgres", &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{CATALOG}'"));
+    fleet.cluster.psql(
+        "postgres",
+        &format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{CATALOG}'"),
+    );
 }
 
 #[test]

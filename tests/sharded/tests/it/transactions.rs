@@ -273,7 +273,8 @@ fn chained_transactions_keep_their_modes_and_free_their_servers() {
     stage.add(b, 1);
     assert_eq!(stage.client.query("COMMIT AND CHAIN").ok().status, 'T');
     assert_eq!(stage.balances(), (1001, 1001));
-    let isolation = format!("SELECT current_setting('transaction_isolation') FROM accounts WHERE organization_id = {b}");
+    let isolation =
+        format!("SELECT current_setting('transaction_isolation') FROM accounts WHERE organization_id = {b}");
     assert_eq!(stage.client.query(&isolation).value(), "repeatable read");
     stage.add(a, 1);
     assert_eq!(stage.client.query("ROLLBACK AND CHAIN").ok().status, 'T');
@@ -284,7 +285,8 @@ fn chained_transactions_keep_their_modes_and_free_their_servers() {
     stage.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
     stage.add(a, 1);
     assert_eq!(stage.client.query("COMMIT AND CHAIN").ok().status, 'T');
-    let isolation = format!("SELECT current_setting('transaction_isolation') FROM accounts WHERE organization_id = {a}");
+    let isolation =
+        format!("SELECT current_setting('transaction_isolation') FROM accounts WHERE organization_id = {a}");
     assert_eq!(stage.client.query(&isolation).value(), "serializable");
     stage.add(b, 1);
     stage.run("COMMIT");

@@ -207,7 +207,11 @@ fn no_money_appears_or_vanishes_under_faults() {
         stop.store(true, Ordering::Relaxed);
     });
     wait_until("recovery has finished what was prepared", || fleet.prepared_transactions() == 0);
-    let sum: i64 = fleet.on_all("SELECT coalesce(sum(balance), 0) FROM accounts").iter().map(|sum| sum.parse::<i64>().expect("a sum")).sum();
+    let sum: i64 = fleet
+        .on_all("SELECT coalesce(sum(balance), 0) FROM accounts")
+        .iter()
+        .map(|sum| sum.parse::<i64>().expect("a sum"))
+        .sum();
     assert_eq!(sum, 1000 * ORGANIZATIONS);
     let committed = committed.into_inner();
     assert!(committed > 50, "only {committed} transfers were committed");

@@ -46,13 +46,29 @@ pub struct Plan {
     /// Beside those above.
     pub tables: &'static str,
     pub classes: &'static [(&'static str, TableClass)],
+    /// Only these: the usual ones have keys of another type.
+    pub own_tables: bool,
     /// The last shard is on a cluster of its own.
     pub two_nodes: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { shards: 4, key_type: KeyType::Int, settings: &[], tables: "", classes: &[], two_nodes: false }
+        Self {
+            shards: 4,
+            key_type: KeyType::Int,
+            settings: &[],
+            tables: "",
+            classes: &[],
+            own_tables: false,
+            two_nodes: false,
+        }
+    }
+}
+
+impl Plan {
+    fn ddl(&self) -> String {
+        format!("{}{}", if self.own_tables { "" } else { TABLES }, self.tables)
     }
 }
 
@@ -72,14 +88,14 @@ impl Fleet {
 
     /// Fresh clusters with empty sharded tables.
     pub fn start_as(plan: Plan) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let cluster = Cluster::start_with(plan.settings);
         let other = plan.two_nodes.then(|| Cluster::start_with(plan.settings));
         for name in [CATALOG, TRUTH] {
             cluster.create_database(name);
         }
-        cluster.psql(TRUTH, TABLES);
-        cluster.psql(TRUTH, plan.tables);
+        cluster.psql(TRUTH, &plan.ddl());
         make_shards(&runtime, &cluster, plan, 0..plan.shards - u16::from(plan.two_nodes));
         if let Some(other) = &other {
             make_shards(&runtime, other, plan, plan.shards - 1..plan.shards);
@@ -174,7 +190,8 @@ impl Fleet {
 
     /// Backends of shards that serve clients (not the control plane's own).
     pub fn backends(&self) -> usize {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'epfo%' AND application_name NOT LIKE 'sluice%'";
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname LIKE 'epfo%' AND application_name NOT LIKE 'sluice%'";
         self.cluster.psql("postgres", sql).parse().expect("a number")
     }
 
@@ -205,8 +222,7 @@ pub fn sorted(answer: Answer) -> Answer {
 
 fn make_shards(runtime: &tokio::runtime::Runtime, cluster: &Cluster, plan: Plan, shards: std::ops::Range<u16>) {
     cluster.create_database(TEMPLATE);
-    cluster.psql(TEMPLATE, TABLES);
-    cluster.psql(TEMPLATE, plan.tables);
+    cluster.psql(TEMPLATE, &plan.ddl());
     runtime.block_on(async {
         let mut client = connect(cluster, TEMPLATE).await;
         sluice_migrations::migrate_shard(&mut client).await.expect("migrate a shard");
@@ -243,7 +259,8 @@ async fn register(cluster: &Cluster, other: Option<&Cluster>, plan: Plan) -> (Ca
     store.create_database(&new).await.expect("create the database");
     let shard = connect(cluster, &shard_name(0)).await;
     let mut changes = Vec::new();
-    for &(name, class) in CLASSES.iter().chain(plan.classes) {
+    let usual = if plan.own_tables { &[] } else { CLASSES };
+    for &(name, class) in usual.iter().chain(plan.classes) {
         let table = TableName::new("public", name);
         let columns = sluice_catalog::introspect::columns(&shard, &table).await.expect("columns").expect("the table");
         changes.push(Change::CreateTable { table, class, columns });
