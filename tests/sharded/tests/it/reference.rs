@@ -100,7 +100,12 @@ fn a_declared_table_is_created_on_all_shards() {
     assert!(fleet.on_all("SELECT to_regclass('grades')").iter().all(String::is_empty));
 
     // As a migration does: created and filled in one transaction.
-    for sql in ["BEGIN", "CREATE TABLE IF NOT EXISTS grades (code text PRIMARY KEY, title text)", "INSERT INTO grades VALUES ('A', 'first')", "COMMIT"] {
+    for sql in [
+        "BEGIN",
+        "CREATE TABLE IF NOT EXISTS grades (code text PRIMARY KEY, title text)",
+        "INSERT INTO grades VALUES ('A', 'first')",
+        "COMMIT",
+    ] {
         client.query(sql).ok();
     }
     assert_eq!(client.query("INSERT INTO grades VALUES ('B', 'second')").ok().tags, ["INSERT 0 1"]);

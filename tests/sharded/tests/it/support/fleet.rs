@@ -77,8 +77,6 @@ pub struct Fleet {
     /// Where the last shard is, if it is elsewhere.
     pub other: Option<Cluster>,
     pub map: ShardMap,
-    store: CatalogStore,
-    runtime: tokio::runtime::Runtime,
 }
 
 impl Fleet {
@@ -100,8 +98,8 @@ impl Fleet {
         if let Some(other) = &other {
             make_shards(&runtime, other, plan, plan.shards - 1..plan.shards);
         }
-        let (store, map) = runtime.block_on(register(&cluster, other.as_ref(), plan));
-        Self { cluster, other, map, store, runtime }
+        let map = runtime.block_on(register(&cluster, other.as_ref(), plan));
+        Self { cluster, other, map }
     }
 
     /// Fills shards and truth with the same rows, not through Sluice.
@@ -184,10 +182,6 @@ impl Fleet {
         self.cluster.psql(CATALOG, sql)
     }
 
-    pub fn apply(&self, changes: &[Change]) {
-        self.runtime.block_on(self.store.apply(DATABASE, changes)).expect("the catalog takes the change");
-    }
-
     /// Backends of shards that serve clients (not the control plane's own).
     pub fn backends(&self) -> usize {
         let sql =
@@ -238,7 +232,7 @@ fn make_shards(runtime: &tokio::runtime::Runtime, cluster: &Cluster, plan: Plan,
     }
 }
 
-async fn register(cluster: &Cluster, other: Option<&Cluster>, plan: Plan) -> (CatalogStore, ShardMap) {
+async fn register(cluster: &Cluster, other: Option<&Cluster>, plan: Plan) -> ShardMap {
     let mut client = connect(cluster, CATALOG).await;
     sluice_migrations::migrate_catalog(&mut client).await.expect("migrate the catalog");
     let store = CatalogStore::new(&cluster.conninfo(CATALOG), Deadlines::default()).expect("a store");
@@ -266,8 +260,7 @@ async fn register(cluster: &Cluster, other: Option<&Cluster>, plan: Plan) -> (Ca
         changes.push(Change::CreateTable { table, class, columns });
     }
     store.apply(DATABASE, &changes).await.expect("register the tables");
-    let map = store.load(DATABASE).await.expect("load the map");
-    (store, map)
+    store.load(DATABASE).await.expect("load the map")
 }
 
 async fn connect(cluster: &Cluster, database: &str) -> tokio_postgres::Client {
