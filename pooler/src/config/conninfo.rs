@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::values::Value;
 
 /// Splits a connection string into its pairs. A value may stand in single quotes, with `''` inside for one quote.
-pub(super) fn parse(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let mut pairs = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use sluice_wire::auth::Secret;
 
+pub(crate) use conninfo::parse as parse_conninfo;
 pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};
 pub use settings::{ConfigRow, Settings};

@@ -2,11 +2,12 @@
 //! binary, so that it's linked once.
 //!
 //! Read `support` first, then: `wrong_answers` and `differential` (an answer is right, or there is none), `routing`,
-//! `transactions`, `pooling`, `ddl`, `reference`, `sessions` (settings, encodings, pipelines), `two_phase` and `faults`.
+//! `transactions`, `pooling`, `ddl`, `reference`, `sessions` (settings, encodings, pipelines), `two_phase`, `faults` and `migrate`.
 
 mod ddl;
 mod differential;
 mod faults;
+mod migrate;
 mod pooling;
 mod reference;
 mod routing;

@@ -98,7 +98,7 @@ fn spawn(directory: &Path) -> Child {
 }
 
 /// Beside the tests in the target directory, or where `SLUICE_BIN` says.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("SLUICE_BIN") {
         return program.into();
     }
