@@ -161,7 +161,7 @@ impl Session {
                 return Poll::Ready(step);
             }
         }
-        if let Poll::Ready(step) = self.poll_pinned(cx) {
+        if let Poll::Ready(step) = self.poll_servers(cx) {
             return Poll::Ready(step);
         }
         with_scratch(|scratch| match ready!(self.io.poll_read(cx, scratch)) {
@@ -171,24 +171,23 @@ impl Session {
         })
     }
 
-    /// A pinned server may speak by itself: notifications, or its end.
-    fn poll_pinned(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if !self.pinned && self.upstream.mode != PoolMode::Session {
-            return Poll::Pending;
-        }
+    /// A server may speak although nothing was asked: notifications to a pinned session, or its end, which the client of an
+    /// open transaction should not learn only when it has sent more.
+    fn poll_servers(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let shared = !self.pinned && self.upstream.mode != PoolMode::Session;
         let Self { link, io, flow, .. } = self;
-        let Link::One(server) = link else { return Poll::Pending };
-        // One expected answer keeps the relay reading; nothing answers it, so it is never ready but by an error.
-        server.pending += 1;
-        let result = poll_responses(cx, server, io, flow);
-        server.pending = server.pending.saturating_sub(1);
-        match result {
-            Poll::Ready(Err(error)) => {
-                let report = Report::fatal("08006", "server conn crashed?").detail(error.to_string());
-                Poll::Ready(Step::Slow(Slow::fail(report)))
+        let heard = match link {
+            Link::One(server) if !shared => poll_unasked(cx, server, io, flow),
+            Link::Transaction(transaction) => {
+                let mut servers = transaction.participants.iter_mut().map(|participant| &mut participant.lease);
+                servers.find_map(|server| match poll_unasked(cx, server, io, flow) {
+                    Poll::Ready(report) => Some(report),
+                    Poll::Pending => None,
+                }).map_or(Poll::Pending, Poll::Ready)
             }
             _ => Poll::Pending,
-        }
+        };
+        heard.map(|report| Step::Slow(Slow::fail(report)))
     }
 
     /// Bytes have arrived. The common case, a whole request and no more, is dealt with where it was read.
@@ -988,6 +987,18 @@ enum Stop {
 
 fn gone(error: io::Error) -> Poll<Result<(), Stop>> {
     Poll::Ready(Err(Stop::Relay(RelayError::Client(error))))
+}
+
+/// Relays what a server says without being asked. `Ready`: it has gone.
+fn poll_unasked(cx: &mut Context<'_>, server: &mut Lease, io: &mut Io, flow: &mut Flow) -> Poll<Report> {
+    // One expected answer keeps the relay reading; nothing answers it, so it is never ready but by an error.
+    server.pending += 1;
+    let result = poll_responses(cx, server, io, flow);
+    server.pending = server.pending.saturating_sub(1);
+    match result {
+        Poll::Ready(Err(error)) => Poll::Ready(Report::fatal("08006", "server conn crashed?").detail(error.to_string())),
+        _ => Poll::Pending,
+    }
 }
 
 /// SET alone: it is validated by a server even as the first statement of a transaction.
