@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test lint docs bench bench-smoke ci
+.PHONY: help deps demo build test test-drivers lint docs bench bench-smoke ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,13 @@ test: ## all tests, against real servers
 	cargo build --package sluice
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
+	@$(MAKE) --no-print-directory test-drivers
+
+test-drivers: ## psycopg, asyncpg and node-postgres, installed below tests/drivers
+	@scripts/deps build postgresql test nextest
+	@scripts/drivers
+	cargo build --package sluice
+	cargo nextest run --package sluice-tests --run-ignored only drivers::
 
 lint: ## formatting, and clippy without a warning
 	cargo fmt --all --check

@@ -4,10 +4,14 @@
 //! Every test starts what it needs and shares nothing, so they run in any order and at the same time. Each has a deadline:
 //! the client's reads fail after [`support::DEADLINE`].
 
+mod auth;
 mod cancel;
 mod copy;
+mod drivers;
+mod faults;
 mod leaks;
 mod limits;
+mod messages;
 mod modes;
 mod pins;
 mod pipelines;

@@ -281,6 +281,15 @@ impl Client {
         }
     }
 
+    /// The one byte that answers an encryption request.
+    pub fn read_byte(&mut self) -> u8 {
+        while self.used == self.received.len() {
+            self.fill().expect("a byte");
+        }
+        self.used += 1;
+        self.received[self.used - 1]
+    }
+
     fn fill(&mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 * 1024];
         let count = match &mut self.stream {
