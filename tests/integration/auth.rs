@@ -10,7 +10,10 @@ const METHODS: [&str; 3] = ["plain", "md5", "scram-sha-256"];
 
 /// PostgreSQL's own verifier of `role`, which has this password now.
 fn verifier(cluster: &Cluster, role: &str, password: &str, encryption: &str) -> String {
-    cluster.psql("postgres", &format!("SET password_encryption = '{encryption}'; ALTER ROLE {role} PASSWORD '{password}'"));
+    cluster.psql(
+        "postgres",
+        &format!("SET password_encryption = '{encryption}'; ALTER ROLE {role} PASSWORD '{password}'"),
+    );
     cluster.psql("postgres", &format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{role}'"))
 }
 
@@ -40,7 +43,11 @@ fn every_method_takes_the_right_password_and_no_other() {
         assert_eq!(who(&mut client), "alice", "{method}");
         for wrong in ["secret", "se\"cret "] {
             let error = refusal(&sluice, &Login::user("alice").with_password(wrong));
-            assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "28P01"), "{method}: {wrong:?}: {error}");
+            assert_eq!(
+                (error.severity.as_str(), error.code.as_str()),
+                ("FATAL", "28P01"),
+                "{method}: {wrong:?}: {error}"
+            );
         }
     }
 }
@@ -52,7 +59,9 @@ fn stored_verifiers_serve_instead_of_passwords() {
     let md5 = verifier(&cluster, "bob", "secret", "md5");
     assert!(scram.starts_with("SCRAM-SHA-256$") && md5.starts_with("md5"));
     let users = format!("\"alice\" \"{scram}\"\n\"bob\" \"{md5}\"\n");
-    for (method, user) in [("scram-sha-256", "alice"), ("md5", "alice"), ("plain", "alice"), ("md5", "bob"), ("plain", "bob")] {
+    for (method, user) in
+        [("scram-sha-256", "alice"), ("md5", "alice"), ("plain", "alice"), ("md5", "bob"), ("plain", "bob")]
+    {
         let sluice = Sluice::start_with_users(&databases(&cluster, ""), &[&format!("auth_type = {method}")], &users);
         assert_eq!(who(&mut sluice.log_in(&Login::user(user).with_password("secret"))), user, "{method}");
         assert_eq!(refusal(&sluice, &Login::user(user).with_password("other")).code, "28P01", "{method}");
@@ -66,7 +75,11 @@ fn stored_verifiers_serve_instead_of_passwords() {
 fn an_unknown_user_looks_like_a_wrong_password() {
     let cluster = cluster_with(&["alice"]);
     for method in METHODS {
-        let sluice = Sluice::start_with_users(&databases(&cluster, ""), &[&format!("auth_type = {method}")], "\"alice\" \"secret\"\n");
+        let sluice = Sluice::start_with_users(
+            &databases(&cluster, ""),
+            &[&format!("auth_type = {method}")],
+            "\"alice\" \"secret\"\n",
+        );
         let unknown = refusal(&sluice, &Login::user("nobody").with_password("secret"));
         let wrong = refusal(&sluice, &Login::user("alice").with_password("wrong"));
         assert_eq!(unknown, wrong, "{method}");
@@ -78,9 +91,13 @@ fn an_unknown_database_is_told_only_to_who_may_log_in() {
     let cluster = cluster_with(&["alice"]);
     let entry = format!("known = host={} port={} dbname=postgres", cluster.socket_dir().display(), cluster.port());
     let sluice = Sluice::start_with_users(&entry, &["auth_type = md5"], "\"alice\" \"secret\"\n");
-    let login = |database: &str, password: &str| Login { user: "alice".into(), ..Login::to(database).with_password(password) };
+    let login =
+        |database: &str, password: &str| Login { user: "alice".into(), ..Login::to(database).with_password(password) };
     let error = refusal(&sluice, &login("unknown", "secret"));
-    assert_eq!((error.severity.as_str(), error.code.as_str(), error.message.as_str()), ("FATAL", "3D000", "no such database: unknown"));
+    assert_eq!(
+        (error.severity.as_str(), error.code.as_str(), error.message.as_str()),
+        ("FATAL", "3D000", "no such database: unknown")
+    );
     assert_eq!(refusal(&sluice, &login("unknown", "wrong")), refusal(&sluice, &login("known", "wrong")));
     assert_eq!(who(&mut sluice.log_in(&login("known", "secret"))), "alice");
 }
@@ -100,7 +117,10 @@ fn trust_lets_known_users_in_and_no_others() {
     let sluice = Sluice::start_with_users(&databases(&cluster, ""), &["auth_type = trust"], "\"alice\" \"\"\n");
     assert_eq!(who(&mut sluice.log_in(&Login::user("alice"))), "alice");
     let error = refusal(&sluice, &Login::user("postgres"));
-    assert_eq!((error.severity.as_str(), error.code.as_str(), error.message.as_str()), ("FATAL", "28000", "\"trust\" authentication failed"));
+    assert_eq!(
+        (error.severity.as_str(), error.code.as_str(), error.message.as_str()),
+        ("FATAL", "28000", "\"trust\" authentication failed")
+    );
 }
 
 /// PostgreSQL that takes SCRAM only, from everybody but the superuser.
@@ -117,7 +137,11 @@ fn postgresql_that_wants_scram_gets_it_from_a_plain_password() {
     let cluster = scram_only();
     verifier(&cluster, "alice", "secret", "scram-sha-256");
     for method in METHODS {
-        let sluice = Sluice::start_with_users(&databases(&cluster, ""), &[&format!("auth_type = {method}")], "\"alice\" \"secret\"\n");
+        let sluice = Sluice::start_with_users(
+            &databases(&cluster, ""),
+            &[&format!("auth_type = {method}")],
+            "\"alice\" \"secret\"\n",
+        );
         assert_eq!(who(&mut sluice.log_in(&Login::user("alice").with_password("secret"))), "alice", "{method}");
     }
 }
@@ -183,7 +207,8 @@ fn a_forced_user_logs_in_for_everybody() {
 fn an_empty_password_never_matches() {
     let cluster = cluster_with(&["alice"]);
     for method in METHODS {
-        let sluice = Sluice::start_with_users(&databases(&cluster, ""), &[&format!("auth_type = {method}")], "\"alice\" \"\"\n");
+        let sluice =
+            Sluice::start_with_users(&databases(&cluster, ""), &[&format!("auth_type = {method}")], "\"alice\" \"\"\n");
         assert_eq!(refusal(&sluice, &Login::user("alice").with_password("anything")).code, "28P01", "{method}");
     }
     let sluice = Sluice::start_with_users(&databases(&cluster, ""), &["auth_type = plain"], "\"alice\" \"\"\n");

@@ -60,7 +60,11 @@ fn node_postgres() {
 #[test]
 fn psql() {
     let stand = hopping();
-    let run = |commands: &str| succeed(Command::new("psql").args(["-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &url(&stand), "-c"]).arg(commands));
+    let run = |commands: &str| {
+        succeed(
+            Command::new("psql").args(["-X", "-At", "-v", "ON_ERROR_STOP=1", "-d", &url(&stand), "-c"]).arg(commands),
+        )
+    };
     assert_eq!(run("SELECT 1"), "1\n");
     run("CREATE TABLE t (a int PRIMARY KEY, b text)");
     assert!(run("\\d t").contains("a|integer"));
@@ -73,7 +77,17 @@ fn psql() {
 
 fn pgbench(stand: &Stand, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
-    command.args(["60", "pgbench", "--no-vacuum", "-h", "127.0.0.1", "-p", &stand.sluice.port().to_string(), "-U", "postgres"]);
+    command.args([
+        "60",
+        "pgbench",
+        "--no-vacuum",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &stand.sluice.port().to_string(),
+        "-U",
+        "postgres",
+    ]);
     succeed(command.args(arguments).arg("postgres"))
 }
 
@@ -92,12 +106,16 @@ fn pgbench_in_all_protocols() {
         let report = pgbench(&stand, &["-M", protocol, "-S", "-c", "20", "-j", "2", "-t", "50"]);
         assert!(report.contains("number of failed transactions: 0 (0.000%)"), "{protocol}: {report}");
     }
-    assert_eq!(stand.direct("SELECT sum(bbalance) = (SELECT sum(delta) FROM pgbench_history) FROM pgbench_branches"), "t");
+    assert_eq!(
+        stand.direct("SELECT sum(bbalance) = (SELECT sum(delta) FROM pgbench_history) FROM pgbench_branches"),
+        "t"
+    );
     stand.assert_healthy();
 }
 
 async fn connect(stand: &Stand) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(&stand.sluice.conninfo("postgres"), NoTls).await.expect("a login");
+    let (client, connection) =
+        tokio_postgres::connect(&stand.sluice.conninfo("postgres"), NoTls).await.expect("a login");
     tokio::spawn(connection);
     client
 }

@@ -207,7 +207,8 @@ fn postgresql_stopped_and_started_again() {
     }
     stand.cluster.restart();
     eventually("new clients are served", || {
-        Client::log_in(&stand.sluice.address(), &Login::default()).is_ok_and(|mut client| client.query("SELECT 1").error().is_none())
+        Client::log_in(&stand.sluice.address(), &Login::default())
+            .is_ok_and(|mut client| client.query("SELECT 1").error().is_none())
     });
     stand.assert_healthy();
 }
@@ -232,7 +233,10 @@ fn a_query_while_postgresql_is_down_fails_within_its_deadline() {
     let began = Instant::now();
     client.send_query("SELECT 2");
     let said = ends(&mut client);
-    assert!(said.starts_with("57014: query_wait_timeout") || said.starts_with("08006: server login has been failing"), "{said}");
+    assert!(
+        said.starts_with("57014: query_wait_timeout") || said.starts_with("08006: server login has been failing"),
+        "{said}"
+    );
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
@@ -296,7 +300,10 @@ fn a_second_sluice_on_the_same_port_or_socket_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let own = directory.path().display().to_string();
     let port = stand.sluice.port();
-    let same_port = ini.replace(&format!("unix_socket_dir = {}", stand.sluice.directory().display()), &format!("unix_socket_dir = {own}"));
+    let same_port = ini.replace(
+        &format!("unix_socket_dir = {}", stand.sluice.directory().display()),
+        &format!("unix_socket_dir = {own}"),
+    );
     let said = starts_and_fails(&same_port);
     assert!(said.contains(&format!("cannot listen on any of listen_addr = 127.0.0.1, port {port}")), "{said}");
     let same_socket = ini.replace("listen_addr = 127.0.0.1", "listen_addr =");
@@ -314,7 +321,8 @@ fn starts_and_fails(ini: &str) -> String {
     // The log of a running one must not be written to.
     let ini: String = ini.lines().filter(|line| !line.starts_with("logfile")).map(|line| format!("{line}\n")).collect();
     fs::write(&path, ini).expect("sluice.ini");
-    let mut process = Command::new(binary()).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sluice starts");
+    let mut process =
+        Command::new(binary()).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sluice starts");
     let began = Instant::now();
     let status = loop {
         if let Some(status) = process.try_wait().expect("its state") {

@@ -119,14 +119,24 @@ struct Model {
 
 impl Model {
     fn new(stand: &Stand) -> Self {
-        Self { client: stand.client(), work_mem: "4MB".into(), secret: String::new(), in_transaction: None, sent: Vec::new() }
+        Self {
+            client: stand.client(),
+            work_mem: "4MB".into(),
+            secret: String::new(),
+            in_transaction: None,
+            sent: Vec::new(),
+        }
     }
 
     fn step(&mut self, random: &mut StdRng, number: usize) {
         let megabytes = format!("{}MB", random.random_range(1..60));
         match random.random_range(0..12) {
             0 | 1 => self.set(&format!("SET work_mem = '{megabytes}'"), Some(&megabytes), None),
-            2 => self.set(&format!("SELECT set_config('app.secret', 's{number}', false)"), None, Some(&format!("s{number}"))),
+            2 => self.set(
+                &format!("SELECT set_config('app.secret', 's{number}', false)"),
+                None,
+                Some(&format!("s{number}")),
+            ),
             3 => self.set(&format!("SET app.secret = 'c{number}'"), None, Some(&format!("c{number}"))),
             4 => self.set("RESET work_mem", Some("4MB"), None),
             5 if self.in_transaction.is_none() => {
@@ -163,7 +173,9 @@ impl Model {
     }
 
     fn check(&mut self) {
-        let seen = self.client.value("SELECT current_setting('work_mem') || ' ' || coalesce(current_setting('app.secret', true), '')");
+        let seen = self
+            .client
+            .value("SELECT current_setting('work_mem') || ' ' || coalesce(current_setting('app.secret', true), '')");
         assert_eq!(seen, format!("{} {}", self.work_mem, self.secret), "after {:#?}", self.sent);
     }
 
@@ -184,9 +196,7 @@ fn randomly_interleaved_clients_see_only_what_they_did_themselves() {
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
         // Three clients for three servers: a transaction that is open blocks nobody.
-        let mut models: Vec<Model> = (0..3)
-            .map(|_| Model::new(&stand))
-            .collect();
+        let mut models: Vec<Model> = (0..3).map(|_| Model::new(&stand)).collect();
         for number in 0..150 {
             let which = random.random_range(0..models.len());
             models[which].step(&mut random, number);

@@ -10,7 +10,10 @@ fn await_queue(stand: &Stand, count: usize) {
     let mut console = stand.sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") });
     eventually("clients wait", || {
         let pools = console.ok("SHOW POOLS").rows();
-        let waiting = pools.iter().filter(|row| row[0].as_deref() != Some("pgbouncer")).map(|row| row[3].clone().unwrap_or_default());
+        let waiting = pools
+            .iter()
+            .filter(|row| row[0].as_deref() != Some("pgbouncer"))
+            .map(|row| row[3].clone().unwrap_or_default());
         waiting.map(|count| count.parse::<usize>().unwrap_or_default()).sum::<usize>() == count
     });
 }
@@ -203,7 +206,10 @@ fn too_many_clients_are_told_so() {
         ("FATAL", "53300", "no more connections allowed (max_client_conn)")
     );
     // The console is exempt.
-    stand.sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") }).ok("SHOW VERSION");
+    stand
+        .sluice
+        .log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") })
+        .ok("SHOW VERSION");
     drop(one);
     eventually("a place is free", || Client::log_in(&stand.sluice.address(), &Login::default()).is_ok());
     two.ok("SELECT 1");

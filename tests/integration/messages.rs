@@ -26,7 +26,11 @@ fn a_row_of_twenty_megabytes() {
     let mut client = stand.client();
     for mode in 0..2 {
         let sql = "SELECT repeat('x', 20 * 1024 * 1024)";
-        let answer = if mode == 0 { client.ok(sql) } else { client.run(Batch::new().parse("", sql).bind("", "", &[]).execute("", 0).sync()) };
+        let answer = if mode == 0 {
+            client.ok(sql)
+        } else {
+            client.run(Batch::new().parse("", sql).bind("", "", &[]).execute("", 0).sync())
+        };
         assert_eq!(answer.column()[0].len(), 20 << 20);
     }
     client.run(Batch::new().parse("row", "SELECT repeat('y', $1::int)").sync());
@@ -39,13 +43,15 @@ fn a_row_of_twenty_megabytes() {
 fn as_many_columns_as_postgresql_can_return() {
     let stand = one_server();
     let mut client = stand.client();
-    let columns: Vec<String> = (0..1664).map(|number| format!("{number} AS a_column_with_a_long_name_so_that_it_adds_up_{number}")).collect();
+    let columns: Vec<String> =
+        (0..1664).map(|number| format!("{number} AS a_column_with_a_long_name_so_that_it_adds_up_{number}")).collect();
     let sql = format!("SELECT {}", columns.join(", "));
     let row = client.ok(&sql).rows().remove(0);
     assert_eq!((row.len(), row[1663].as_deref()), (1664, Some("1663")));
     // Described: a RowDescription larger than any buffer, in an edited stream.
     client.run(Batch::new().parse("wide", &sql).sync());
-    let answer = client.run(Batch::new().describe_statement("wide").bind("", "wide", &[]).describe_portal("").execute("", 0).sync());
+    let answer = client
+        .run(Batch::new().describe_statement("wide").bind("", "wide", &[]).describe_portal("").execute("", 0).sync());
     assert_eq!(answer.tags(), "tT2TDCZ");
     assert!(answer.messages[1].body.len() > 64 * 1024);
     assert_eq!(answer.messages[1].body, answer.messages[3].body);

@@ -67,7 +67,11 @@ fn session_pooling_passes_everything_through() {
 
 #[test]
 fn a_custom_reset_query_is_run_instead_of_discard_all() {
-    let settings = ["pool_mode = session", "default_pool_size = 1", "server_reset_query = SELECT set_config('my.reset', 'ran', false)"];
+    let settings = [
+        "pool_mode = session",
+        "default_pool_size = 1",
+        "server_reset_query = SELECT set_config('my.reset', 'ran', false)",
+    ];
     let stand = Stand::start(&settings);
     let mut one = stand.client();
     one.ok("SET my.mark = 'left'");

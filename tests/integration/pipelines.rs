@@ -26,7 +26,11 @@ fn a_thousand_syncs_before_the_first_answer_is_read() {
     let stand = Stand::start(&["default_pool_size = 2", "server_round_robin = 1"]);
     let mut client = stand.client();
     let batch = (0..1000).fold(Batch::new(), |batch, number: i32| {
-        let batch = if number % 3 == 0 { batch.query(&format!("SELECT {number}")) } else { batch.run(&format!("SELECT {number}"), &[]).sync() };
+        let batch = if number % 3 == 0 {
+            batch.query(&format!("SELECT {number}"))
+        } else {
+            batch.run(&format!("SELECT {number}"), &[]).sync()
+        };
         if number % 100 == 50 { batch.run("SELECT 1/0", &[]).sync() } else { batch }
     });
     client.send(&batch.0);
@@ -71,15 +75,21 @@ fn transactions_begin_and_end_inside_pipelines() {
     stand.direct("CREATE TABLE t (a int)");
     let mut client = stand.client();
     let batch = Batch::new()
-        .run("BEGIN", &[]).run("INSERT INTO t VALUES (1)", &[]).run("COMMIT", &[])
-        .run("BEGIN", &[]).run("INSERT INTO t VALUES (2)", &[]).run("ROLLBACK", &[])
-        .run("BEGIN", &[]).run("INSERT INTO t VALUES (3)", &[])
+        .run("BEGIN", &[])
+        .run("INSERT INTO t VALUES (1)", &[])
+        .run("COMMIT", &[])
+        .run("BEGIN", &[])
+        .run("INSERT INTO t VALUES (2)", &[])
+        .run("ROLLBACK", &[])
+        .run("BEGIN", &[])
+        .run("INSERT INTO t VALUES (3)", &[])
         .sync();
     assert_eq!(client.run(batch).status(), Some('T'));
     assert_eq!(client.run(Batch::new().run("COMMIT", &[]).sync()).status(), Some('I'));
     assert_eq!(stand.direct("SELECT string_agg(a::text, ',' ORDER BY a) FROM t"), "1,3");
     // Several batches at once, BEGIN alone in the first.
-    let batch = Batch::new().run("BEGIN", &[]).sync().run("INSERT INTO t VALUES (4)", &[]).sync().run("COMMIT", &[]).sync();
+    let batch =
+        Batch::new().run("BEGIN", &[]).sync().run("INSERT INTO t VALUES (4)", &[]).sync().run("COMMIT", &[]).sync();
     client.send(&batch.0);
     let states: String = (0..3).filter_map(|_| client.answer().status()).collect();
     assert_eq!(states, "TTI");
@@ -94,7 +104,11 @@ fn megabytes_in_both_directions_at_once() {
     client.run(Batch::new().parse("echo", "SELECT $1::text || $1::text").sync());
     let mut batch = Batch::new();
     for number in 0..60 {
-        batch = if number % 2 == 0 { batch.run_prepared("echo", &[&value]) } else { batch.run("SELECT $1::text || $1::text", &[&value]) };
+        batch = if number % 2 == 0 {
+            batch.run_prepared("echo", &[&value])
+        } else {
+            batch.run("SELECT $1::text || $1::text", &[&value])
+        };
     }
     let batch = batch.sync();
     assert!(batch.0.len() > 5_000_000);

@@ -111,7 +111,12 @@ fn a_statement_that_does_not_parse_is_not_remembered() {
 fn statements_behind_an_error_in_their_pipeline_are_not_there() {
     let stand = one_server();
     let mut client = stand.client();
-    let batch = Batch::new().parse("good", "SELECT 1").run("SELECT 1/0", &[]).parse("late", "SELECT 2").run_prepared("late", &[]).sync();
+    let batch = Batch::new()
+        .parse("good", "SELECT 1")
+        .run("SELECT 1/0", &[])
+        .parse("late", "SELECT 2")
+        .run_prepared("late", &[])
+        .sync();
     let answer = client.run(batch);
     assert_eq!(answer.error().expect("division by zero").code, "22012");
     assert_eq!(answer.status(), Some('I'));
@@ -142,7 +147,13 @@ fn names_are_free_again_after_close() {
     prepare(&mut client, "q", "SELECT 1");
     let taken = client.run(Batch::new().parse("q", "SELECT 2").sync());
     assert_eq!(taken.error().expect("taken").code, "42P05");
-    let batch = Batch::new().close_statement("q").parse("q", "SELECT 2").run_prepared("q", &[]).close_statement("q").close_statement("never").sync();
+    let batch = Batch::new()
+        .close_statement("q")
+        .parse("q", "SELECT 2")
+        .run_prepared("q", &[])
+        .close_statement("q")
+        .close_statement("never")
+        .sync();
     let answer = client.run(batch);
     assert_eq!((answer.tags().as_str(), answer.column()), ("312DC33Z", vec!["2".to_owned()]));
     let gone = client.run(Batch::new().run_prepared("q", &[]).sync());
@@ -273,7 +284,15 @@ fn an_answer_of_ours_waits_for_those_before_it() {
     let stand = one_server();
     let mut client = stand.client();
     prepare(&mut client, "known", "SELECT 7");
-    client.send(&Batch::new().run("SELECT 1 FROM pg_sleep(0.3)", &[]).flush().parse("again", "SELECT 7").run_prepared("again", &[]).flush().0);
+    client.send(
+        &Batch::new()
+            .run("SELECT 1 FROM pg_sleep(0.3)", &[])
+            .flush()
+            .parse("again", "SELECT 7")
+            .run_prepared("again", &[])
+            .flush()
+            .0,
+    );
     client.send(&Batch::new().close_statement("again").sync().0);
     assert_eq!(client.answer().tags(), "12DC12DC3Z");
 }

@@ -245,7 +245,10 @@ fn set_works_in_the_extended_protocol_and_prepared() {
 #[test]
 fn start_up_parameters_are_the_clients_own_settings() {
     let stand = one_server();
-    let login = Login::default().with("application_name", "billing").with("TimeZone", "Asia/Tokyo").with("options", "-c IntervalStyle=iso_8601");
+    let login = Login::default()
+        .with("application_name", "billing")
+        .with("TimeZone", "Asia/Tokyo")
+        .with("options", "-c IntervalStyle=iso_8601");
     let mut one = stand.sluice.log_in(&login);
     let mut two = stand.client();
     assert_eq!(one.parameter("TimeZone"), Some("Asia/Tokyo"));

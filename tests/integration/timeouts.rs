@@ -144,7 +144,11 @@ fn client_login_timeout_ends_a_start_up_packet_that_never_ends() {
 fn a_password_that_never_comes_is_a_login_that_never_ends() {
     let cluster = sluice_test_harness::Cluster::start();
     let settings = ["auth_type = md5", "client_login_timeout = 1"];
-    let sluice = crate::support::Sluice::start_with_users(&crate::support::databases(&cluster, ""), &settings, "\"postgres\" \"secret\"\n");
+    let sluice = crate::support::Sluice::start_with_users(
+        &crate::support::databases(&cluster, ""),
+        &settings,
+        "\"postgres\" \"secret\"\n",
+    );
     let mut client = Client::open(&sluice.address());
     client.start(&Login::default());
     assert_eq!(client.read().tag, b'R');

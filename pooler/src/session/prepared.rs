@@ -58,12 +58,15 @@ impl StatementTable {
     }
 }
 
+/// What a name meant; `None` for nothing.
+type Meaning = Option<Arc<Prepared>>;
+
 /// The statements of one client, by the names that it gave them.
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     pub named: HashMap<Box<[u8]>, Arc<Prepared>, foldhash::fast::RandomState>,
     /// What the names on their way to a server meant before, in the order of their Parse and Close messages.
-    undo: Vec<(Box<[u8]>, Option<Arc<Prepared>>)>,
+    undo: Vec<(Box<[u8]>, Meaning)>,
     /// What follows the name in the Parse of the unnamed statement.
     pub unnamed: Option<Vec<u8>>,
 }

@@ -7,7 +7,7 @@ use sluice_wire::message;
 pub struct Batch(pub Vec<u8>);
 
 /// What follows the name in a Parse message without declared types.
-pub fn parse_tail(sql: &str) -> Vec<u8> {
+fn parse_tail(sql: &str) -> Vec<u8> {
     let mut tail = sql.as_bytes().to_vec();
     tail.extend_from_slice(&[0, 0, 0]);
     tail

@@ -34,7 +34,13 @@ pub struct Login {
 
 impl Default for Login {
     fn default() -> Self {
-        Self { user: "postgres".to_owned(), database: "postgres".to_owned(), password: None, params: Vec::new(), minor: 0 }
+        Self {
+            user: "postgres".to_owned(),
+            database: "postgres".to_owned(),
+            password: None,
+            params: Vec::new(),
+            minor: 0,
+        }
     }
 }
 
@@ -67,7 +73,12 @@ pub struct Message {
 
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", char::from(self.tag), self.body.get(..self.body.len().min(200)).unwrap_or_default().escape_ascii())
+        write!(
+            f,
+            "{} {}",
+            char::from(self.tag),
+            self.body.get(..self.body.len().min(200)).unwrap_or_default().escape_ascii()
+        )
     }
 }
 
@@ -83,7 +94,8 @@ pub struct ServerError {
 
 impl ServerError {
     fn read(body: &[u8]) -> Self {
-        let field = |code| error_field(body, code).map_or(String::new(), |text| String::from_utf8_lossy(text).into_owned());
+        let field =
+            |code| error_field(body, code).map_or(String::new(), |text| String::from_utf8_lossy(text).into_owned());
         Self { severity: field(b'S'), code: field(b'C'), message: field(b'M'), detail: field(b'D'), hint: field(b'H') }
     }
 
@@ -124,7 +136,9 @@ impl Answer {
     /// Command tags, in order.
     pub fn completed(&self) -> Vec<String> {
         let completed = self.messages.iter().filter(|message| message.tag == b'C');
-        completed.map(|message| String::from_utf8_lossy(message.body.trim_ascii_end()).trim_end_matches('\0').to_owned()).collect()
+        completed
+            .map(|message| String::from_utf8_lossy(message.body.trim_ascii_end()).trim_end_matches('\0').to_owned())
+            .collect()
     }
 
     pub fn error(&self) -> Option<ServerError> {
@@ -143,7 +157,11 @@ impl Answer {
     }
 
     pub fn notices(&self) -> Vec<ServerError> {
-        self.messages.iter().filter(|message| message.tag == b'N').map(|message| ServerError::read(&message.body)).collect()
+        self.messages
+            .iter()
+            .filter(|message| message.tag == b'N')
+            .map(|message| ServerError::read(&message.body))
+            .collect()
     }
 }
 
@@ -214,12 +232,15 @@ impl Client {
             let message = self.try_read().map_err(|error| ServerError::of_io(&error))?;
             match message.tag {
                 b'R' => {
-                    if let LoginReply::Send(bytes) = auth.on_authentication(&message.body).expect("a method that is known") {
+                    if let LoginReply::Send(bytes) =
+                        auth.on_authentication(&message.body).expect("a method that is known")
+                    {
                         self.send(&bytes);
                     }
                 }
                 b'S' => {
-                    let mut parts = message.body.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
+                    let mut parts =
+                        message.body.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
                     let name = parts.next().unwrap_or_default();
                     self.parameters.push((name, parts.next().unwrap_or_default()));
                 }
@@ -331,7 +352,9 @@ impl Client {
                         return answer;
                     }
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => return answer,
+                Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+                    return answer;
+                }
                 Err(error) => panic!("{error} after {:?}", answer.messages),
             }
         }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use sluice_test_harness::Cluster;
 
-pub use batch::{Batch, parse_tail};
-pub use client::{Answer, Client, DEADLINE, Login, Message, ServerError, cancel};
-pub use sluice::{Sluice, binary, free_port};
+pub use batch::Batch;
+pub use client::{Client, DEADLINE, Login, ServerError, cancel};
+pub use sluice::{Sluice, binary};
 
 /// A cluster, and Sluice in front of it: every database of the cluster is reachable under its own name by user `postgres`.
 pub struct Stand {

@@ -24,12 +24,16 @@ pub fn binary() -> PathBuf {
     }
     let own = std::env::current_exe().expect("the test's own path");
     let path = own.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("sluice");
-    assert!(path.exists(), "{} is missing: run `cargo build --package sluice` first, as `make test` does", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --package sluice` first, as `make test` does",
+        path.display()
+    );
     path
 }
 
 /// A port that nobody listens on now.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
