@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use sluice_catalog::CatalogError;
@@ -20,7 +20,7 @@ use crate::averages::ConsoleStats;
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
-use crate::session::Shared;
+use crate::session::{Limits, Shared};
 use crate::config::CONSOLE;
 use crate::session::prepared::StatementTable;
 use crate::upstream::{Upstream, unsharded_map};
@@ -64,6 +64,8 @@ pub struct App {
     /// Verifiers derived from plain passwords: (user) → (password, iterations, verifier).
     verifiers: Mutex<HashMap<String, (String, u32, Secret)>>,
     disabled: Mutex<HashSet<String>>,
+    /// Equal limits are one value: most clients share theirs.
+    limits: Mutex<Vec<Weak<Limits>>>,
     client_sockets: AtomicUsize,
     next_host: AtomicU32,
     pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
@@ -95,6 +97,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         scram_keys: Mutex::default(),
         verifiers: Mutex::default(),
         disabled: Mutex::default(),
+        limits: Mutex::default(),
         client_sockets: AtomicUsize::new(0),
         next_host: AtomicU32::new(0),
         shutdown: watch::Sender::new(None),
@@ -164,6 +167,18 @@ impl App {
         let sharded = started.map_err(|source| AppError::Catalog { database: database.name.clone(), source })?;
         self.shared.catalogs.insert(&database.name, sharded);
         Ok(())
+    }
+
+    /// The one [`Limits`] with these values.
+    pub fn limits(&self, limits: Limits) -> Arc<Limits> {
+        let mut known = lock(&self.limits);
+        known.retain(|limits| limits.strong_count() > 0);
+        if let Some(same) = known.iter().filter_map(Weak::upgrade).find(|same| **same == limits) {
+            return same;
+        }
+        let limits = Arc::new(limits);
+        known.push(Arc::downgrade(&limits));
+        limits
     }
 
     pub fn remember_scram_keys(&self, user: &str, keys: ScramKeys) {

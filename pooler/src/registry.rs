@@ -71,13 +71,13 @@ impl Eviction {
 #[derive(Debug)]
 pub struct ClientEntry {
     pub id: u64,
-    pub user: Box<str>,
-    pub database: Box<str>,
-    pub application_name: Mutex<Box<str>>,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub application_name: Arc<str>,
     pub peer: Peer,
     pub local: Option<std::net::SocketAddr>,
     pub connected_at: SystemTime,
-    pub key: CancelKey,
+    pub key: ClientKey,
     state: AtomicU8,
     eviction: AtomicU8,
     waker: AtomicWaker,
@@ -186,6 +186,25 @@ impl ClientEntry {
     }
 }
 
+/// A client's cancel key, inline: 4 secret bytes, or 32 in protocol 3.2.
+#[derive(Debug)]
+pub struct ClientKey {
+    pub pid: i32,
+    length: u8,
+    secret: [u8; 32],
+}
+
+impl ClientKey {
+    fn random(long: bool) -> Self {
+        let length = if long { 32 } else { 4 };
+        Self { pid: rand::random::<i32>() & i32::MAX, length, secret: rand::random() }
+    }
+
+    pub fn secret(&self) -> &[u8] {
+        &self.secret[..usize::from(self.length)]
+    }
+}
+
 /// What everybody may know of a server connection.
 #[derive(Debug)]
 pub struct ServerEntry {
@@ -247,6 +266,8 @@ pub struct Registry {
     next_id: AtomicU64,
     clients: Mutex<HashMap<u64, Arc<ClientEntry>>>,
     servers: Mutex<HashMap<u64, Arc<ServerEntry>>>,
+    /// Names of users, databases and applications: many clients share few.
+    names: Mutex<HashMap<Box<str>, std::sync::Weak<str>>>,
     pub clock: Clock,
 }
 
@@ -256,6 +277,7 @@ impl Default for Registry {
             next_id: AtomicU64::new(1),
             clients: Mutex::default(),
             servers: Mutex::default(),
+            names: Mutex::default(),
             clock: Clock::new(),
         }
     }
@@ -279,15 +301,12 @@ impl Registry {
     }
 
     pub fn add_client(self: &Arc<Self>, id: u64, client: NewClient) -> ClientHandle {
-        let key = CancelKey {
-            pid: rand::random::<i32>() & i32::MAX,
-            secret: if client.long_key { rand::random::<[u8; 32]>().to_vec() } else { rand::random::<[u8; 4]>().to_vec() },
-        };
+        let key = ClientKey::random(client.long_key);
         let entry = Arc::new(ClientEntry {
             id,
-            user: client.user.into(),
-            database: client.database.into(),
-            application_name: Mutex::new(client.application_name.into()),
+            user: self.intern(&client.user),
+            database: self.intern(&client.database),
+            application_name: self.intern(&client.application_name),
             peer: client.peer,
             local: client.local,
             connected_at: SystemTime::now(),
@@ -308,6 +327,20 @@ impl Registry {
         ClientHandle { entry, registry: self.clone() }
     }
 
+    /// The one copy of a name.
+    fn intern(&self, name: &str) -> Arc<str> {
+        let mut names = lock(&self.names);
+        if let Some(known) = names.get(name).and_then(std::sync::Weak::upgrade) {
+            return known;
+        }
+        if names.len() >= 256 && names.len().is_power_of_two() {
+            names.retain(|_, name| name.strong_count() > 0);
+        }
+        let interned: Arc<str> = name.into();
+        names.insert(name.into(), Arc::downgrade(&interned));
+        interned
+    }
+
     pub fn clients(&self) -> Vec<Arc<ClientEntry>> {
         let mut clients: Vec<_> = lock(&self.clients).values().cloned().collect();
         clients.sort_by_key(|client| client.id);
@@ -326,7 +359,7 @@ impl Registry {
     pub fn client_by_key(&self, key: &CancelKey) -> Option<Arc<ClientEntry>> {
         lock(&self.clients)
             .values()
-            .find(|client| client.key.pid == key.pid && same_secret(&client.key.secret, &key.secret))
+            .find(|client| client.key.pid == key.pid && same_secret(client.key.secret(), &key.secret))
             .cloned()
     }
 

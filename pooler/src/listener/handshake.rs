@@ -25,9 +25,25 @@ use crate::vars::{Var, set_statement};
 /// What a connection turned out to be.
 pub enum Accepted {
     Session(Box<Parts>),
-    Console { app: Arc<App>, io: Io, client: ClientHandle, admin: bool, input: Vec<u8> },
+    Console(Box<ConsoleParts>),
     /// A cancel request, or a client that left: nothing more to do.
     Done,
+}
+
+/// A client that asked for the console.
+pub struct ConsoleParts {
+    app: Arc<App>,
+    io: Io,
+    client: ClientHandle,
+    admin: bool,
+    input: Vec<u8>,
+}
+
+impl ConsoleParts {
+    pub async fn serve(self: Box<Self>) {
+        let Self { app, io, client, admin, input } = *self;
+        crate::console::serve(app, io, client, admin, input).await;
+    }
 }
 
 /// A connection that is logging in.
@@ -85,10 +101,10 @@ impl Login {
     fn accept(self, handshake: Handshake) -> Accepted {
         let Handshake { app, io, input, .. } = handshake;
         let Some(upstream) = self.upstream else {
-            return Accepted::Console { app, io, client: self.client, admin: self.admin, input };
+            return Accepted::Console(Box::new(ConsoleParts { app, io, client: self.client, admin: self.admin, input }));
         };
         let vars = app.shared.vars.intern(self.vars);
-        let limits = Arc::new(self.limits);
+        let limits = app.limits(self.limits);
         let parts = Parts { io, client: self.client, upstream, shared: app.shared.clone(), limits, vars, input };
         Accepted::Session(Box::new(parts))
     }
@@ -256,7 +272,7 @@ impl Handshake {
             let value = own.and_then(|var| startup_value(&var.statement)).unwrap_or_else(|| value.clone());
             message::parameter_status(&mut out, name, &value);
         }
-        message::backend_key_data(&mut out, client.key.pid, &client.key.secret);
+        message::backend_key_data(&mut out, client.key.pid, client.key.secret());
         let notice = &self.config.settings.login_notify_message;
         if !notice.is_empty() {
             message::notice(&mut out, "00000", notice, "");

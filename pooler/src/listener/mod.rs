@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,9 @@ use tokio::task::JoinSet;
 mod handshake;
 
 use self::handshake::{Accepted, handshake};
-use crate::app::{App, tcp_options};
+use crate::app::{App, SocketGuard, tcp_options};
 use crate::config::Config;
-use crate::console;
-use crate::net::{Io, Peer, TcpOptions};
+use crate::net::{Io, TcpOptions};
 use crate::session::{End, Session};
 
 /// Why there is nothing to listen on.
@@ -154,7 +154,7 @@ async fn accept(listener: Listener, app: Arc<App>, tcp: TcpOptions) {
         };
         match accepted {
             Ok((io, peer)) => {
-                tokio::spawn(serve(app.clone(), io, peer));
+                tokio::spawn(serve(app.count_socket(), Box::pin(handshake(app.clone(), io, peer))));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: some client has to leave first.
@@ -165,14 +165,14 @@ async fn accept(listener: Listener, app: Arc<App>, tcp: TcpOptions) {
     }
 }
 
-/// One connection, from its first byte to its last. The login is boxed: what it needs is given back when it is over.
-async fn serve(app: Arc<App>, io: Io, peer: Peer) {
-    let _counted = app.count_socket();
-    match Box::pin(handshake(app, io, peer)).await {
+/// One connection, from its first byte to its last. This future lives as long as its client: what the login needs is boxed
+/// and given back, and nothing is passed in by value that would stay here for good (`an_idle_client_is_small` measures it).
+async fn serve(_counted: SocketGuard, login: Pin<Box<impl Future<Output = Accepted>>>) {
+    match login.await {
         Accepted::Done => {}
-        Accepted::Console { app, io, client, admin, input } => Box::pin(console::serve(app, io, client, admin, input)).await,
+        Accepted::Console(console) => Box::pin(console.serve()).await,
         Accepted::Session(parts) => {
-            let mut session = Session::new(*parts);
+            let mut session = Session::new(parts);
             let end = session.run().await;
             session.log_end(&end);
         }
@@ -183,5 +183,22 @@ impl Session {
     fn log_end(&self, end: &End) {
         let (End::Client(reason) | End::Us(reason)) = end;
         tracing::info!("{}@{} closing because: {reason} (age={}s)", self.log_prefix(), self.peer(), self.age().as_secs());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<F: Future>(_: &dyn Fn(SocketGuard, Pin<Box<std::future::Pending<Accepted>>>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Memory for each idle client is a promise: 10,000 of them are common.
+    #[test]
+    fn an_idle_client_is_small() {
+        let (future, entry) = (future_size(&serve), size_of::<crate::registry::ClientEntry>());
+        assert!(future <= 480, "a client's future has grown to {future} bytes");
+        assert!(entry <= 256, "a client's entry in the registry has grown to {entry} bytes");
     }
 }

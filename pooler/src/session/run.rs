@@ -74,7 +74,9 @@ pub struct Parts {
 }
 
 impl Session {
-    pub fn new(parts: Parts) -> Self {
+    /// Takes the box, so that its memory goes back at once.
+    pub fn new(parts: Box<Parts>) -> Self {
+        let parts = *parts;
         parts.upstream.count_client(true);
         let mut session = Self {
             io: parts.io,

@@ -1,7 +1,6 @@
 //! SHOW CLIENTS, SERVERS, SOCKETS and ACTIVE_SOCKETS: one row for each connection.
 
 use std::net::SocketAddr;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -147,7 +146,7 @@ fn client_row(app: &App, client: &ClientEntry, state: &str) -> Row {
     let port = app.config().settings.listen_port;
     let waited = client.request_age(clock).unwrap_or_default();
     let last = if waited.is_zero() { client.quiet_for(clock).unwrap_or_default() } else { waited };
-    let application_name = client.application_name.lock().unwrap_or_else(PoisonError::into_inner);
+    let application_name = &client.application_name;
     let socket = Socket {
         kind: "C",
         user: &client.user,
@@ -176,7 +175,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
     let client = app.registry.client(linked);
     let clock = &app.registry.clock;
     let waited = client.as_ref().and_then(|client| client.request_age(clock)).unwrap_or_default();
-    let name = client.as_ref().map(|client| client.application_name.lock().unwrap_or_else(PoisonError::into_inner));
+    let name = client.as_ref().map(|client| &client.application_name);
     let port = server_port(&server.address);
     let socket = Socket {
         kind: "S",
