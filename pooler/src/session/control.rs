@@ -478,7 +478,8 @@ impl Session {
         match committed {
             Ok(()) => {
                 let changes = std::mem::take(&mut transaction.log.changes);
-                self.end_transaction(true, chain);
+                let pinned = self.end_transaction(true, chain);
+                self.chain_pinned(pinned).await;
                 self.publish(changes).await?;
                 Ok("COMMIT")
             }
@@ -499,14 +500,16 @@ impl Session {
         if let Link::Transaction(transaction) = &mut self.link {
             two_phase::rollback(&mut transaction.participants).await;
         }
-        self.end_transaction(false, chain);
+        let pinned = self.end_transaction(false, chain);
+        self.chain_pinned(pinned).await;
         "ROLLBACK"
     }
 
-    /// The block is over on all servers: settings, then the servers go back.
-    fn end_transaction(&mut self, committed: bool, chain: bool) {
+    /// The block is over on all servers: settings, then the servers go back. If another block follows, the server that the
+    /// session is pinned to is returned: it takes part from the start.
+    fn end_transaction(&mut self, committed: bool, chain: bool) -> Option<Lease> {
         self.end_log(committed, chain);
-        let Link::Transaction(mut transaction) = std::mem::replace(&mut self.link, Link::None) else { return };
+        let Link::Transaction(mut transaction) = std::mem::replace(&mut self.link, Link::None) else { return None };
         let pinned = self.pinned;
         for participant in std::mem::take(&mut transaction.participants) {
             if pinned && matches!(self.link, Link::None) {
@@ -517,12 +520,23 @@ impl Session {
         }
         self.client.link(0);
         self.client.request_ended(self.client.clock(), false);
-        if chain {
-            transaction.failed = false;
-            if let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) {
-                lease.checkin();
-            }
-            self.link = Link::Transaction(transaction);
+        if !chain {
+            return None;
+        }
+        transaction.failed = false;
+        match std::mem::replace(&mut self.link, Link::Transaction(transaction)) {
+            Link::One(lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// Begins the next block of AND CHAIN on the server that the session is pinned to.
+    async fn chain_pinned(&mut self, pinned: Option<Lease>) {
+        let (Some(lease), Link::Transaction(transaction)) = (pinned, &self.link) else { return };
+        let begin = transaction.log.prologue();
+        if let Err(report) = self.start_pinned(lease, &begin).await {
+            tracing::warn!("{} the next transaction of AND CHAIN did not begin: {}", self.log_prefix(), report.message);
+            self.close_servers("AND CHAIN failed");
         }
     }
 

@@ -57,7 +57,7 @@ fn parameters_of_every_type_and_format_find_the_shard() {
             (&[INT2], Value::Binary((organization as i16).to_be_bytes().to_vec())),
         ];
         for (types, value) in forms {
-            assert_eq!(client.extended(sql, types, &[value.clone()]).value(), wanted, "{types:?} {value:?}");
+            assert_eq!(client.extended(sql, types, std::slice::from_ref(&value)).value(), wanted, "{types:?} {value:?}");
         }
         for padded in [format!(" {organization}"), format!("+{organization}"), format!("0{organization} ")] {
             assert_eq!(client.extended(sql, &[], &[padded.as_str().into()]).value(), wanted, "{padded:?}");
@@ -245,7 +245,7 @@ fn a_prepared_statement_serves_all_shards() {
     let mut client = sluice.connect("epfo");
     client.send(&[parse("by_key", "SELECT organization_id FROM accounts WHERE organization_id = $1", &[INT8]), sync()]);
     client.read_answer().ok();
-    let mut execute = |client: &mut Client, organization: i64| {
+    let execute = |client: &mut Client, organization: i64| {
         client.send(&[bind("by_key", &[organization.into()]), message(b'E', &[0; 5]), sync()]);
         client.read_answer().value()
     };

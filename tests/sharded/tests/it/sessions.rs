@@ -240,6 +240,26 @@ fn a_session_lock_does_not_cut_off_other_shards() {
 }
 
 #[test]
+fn a_session_lock_of_a_transaction_over_shards_outlives_it() {
+    let fleet = Fleet::start().filled();
+    let sluice = fleet.sluice();
+    let (mut first, mut second) = (sluice.connect("epfo"), sluice.connect("epfo"));
+    let away = fleet.spread(4).into_iter().filter(|&organization| fleet.shard_of(organization) > 0).take(2);
+    first.query("BEGIN").ok();
+    assert_eq!(first.query("SELECT pg_try_advisory_lock(6)").value(), "t");
+    for organization in away {
+        first.query(&format!("UPDATE accounts SET balance = 1 WHERE organization_id = {organization}")).ok();
+    }
+    for end in ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT"] {
+        first.query(end).ok();
+        assert_eq!(second.query("SELECT pg_try_advisory_lock(6)").value(), "f", "{end}");
+    }
+    assert_eq!(first.query("SELECT pg_advisory_unlock(6)").value(), "t");
+    assert_eq!(second.query("SELECT pg_try_advisory_lock(6)").value(), "t");
+    assert_eq!(second.query("SELECT pg_advisory_unlock(6)").value(), "t");
+}
+
+#[test]
 fn search_path_decides_which_table_is_meant() {
     let fleet = Fleet::start().filled();
     fleet.on_all("CREATE SCHEMA archive; CREATE TABLE archive.members (organization_id bigint, id bigint)");

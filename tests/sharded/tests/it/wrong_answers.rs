@@ -207,7 +207,7 @@ fn keys_in_parameters_are_right_or_refused() {
         let formats: [(&[u32], Value); 3] =
             [(&[], a.to_string().as_str().into()), (&[INT8], a.to_string().as_str().into()), (&[INT8], a.into())];
         for (types, value) in formats {
-            let wanted = comparable(&sql, truth.extended(&sql, types, &[value.clone()]));
+            let wanted = comparable(&sql, truth.extended(&sql, types, std::slice::from_ref(&value)));
             let answer = client.extended(&sql, types, &[value]);
             if !is_refused(&answer) {
                 answered += 1;
