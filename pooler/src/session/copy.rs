@@ -122,7 +122,15 @@ impl Session {
         self.io.write_all(&out).await.map_err(|error| lost(&error))?;
         let fed = self.feed(copying).await;
         match fed {
-            Ok(Ended::Done) => self.end_copy(copying, None).await,
+            Ok(Ended::Done) => {
+                if copying.batches.iter().all(Option::is_none) {
+                    // No rows: one shard runs the statement all the same, and says what is wrong with it.
+                    let shard = copying.map.any(self.client.id);
+                    let first = self.start_copy(shard, &copying.sql, &copying.header).await?;
+                    copying.batches[shard.index()] = Some(first);
+                }
+                self.end_copy(copying, None).await
+            }
             Ok(Ended::Failed(reason)) => {
                 self.end_copy(copying, Some(&reason)).await?;
                 // No shard had begun, so none has complained.
