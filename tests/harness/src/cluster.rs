@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::guardian::Guardian;
 use crate::programs::{Programs, run};
 
-/// Only part of the socket's file name: the server listens on no network address, so that ports can't collide.
+/// Only part of the socket's file name, unless a test asks for TCP: then it has to choose a port that is free.
 const PORT: u16 = 5432;
 
 /// What every test cluster has: room for pools and two-phase commits, and no waiting for the disk. A crash of the server
@@ -29,6 +29,7 @@ const SETTINGS: &[(&str, &str)] = &[
 #[derive(Debug)]
 pub struct Cluster {
     directory: PathBuf,
+    port: u16,
     programs: Programs,
     _guardian: Guardian,
 }
@@ -41,7 +42,7 @@ impl Cluster {
 
     /// A new, empty cluster. `settings` are lines of postgresql.conf, and beat the harness's own.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let cluster = Self::prepare();
+        let cluster = Self::prepare(port_in(settings));
         let mut initdb = cluster.programs.command("initdb");
         initdb
             .arg("--pgdata")
@@ -57,7 +58,7 @@ impl Cluster {
 
     /// A streaming replica of this cluster, caught up with what is committed when this returns.
     pub fn replica(&self) -> Self {
-        let replica = Self::prepare();
+        let replica = Self::prepare(self.port);
         let mut basebackup = self.programs.command("pg_basebackup");
         basebackup.arg("--pgdata").arg(replica.data()).args(["--dbname", &self.conninfo("postgres")]).args([
             "--write-recovery-conf",
@@ -80,12 +81,12 @@ impl Cluster {
     }
 
     pub fn port(&self) -> u16 {
-        PORT
+        self.port
     }
 
     /// A connection string for the superuser.
     pub fn conninfo(&self, database: &str) -> String {
-        format!("host={} port={PORT} user=postgres dbname={database}", self.directory.display())
+        format!("host={} port={} user=postgres dbname={database}", self.directory.display(), self.port)
     }
 
     /// Runs SQL and returns its rows, unaligned, one a line, columns apart by `|`.
@@ -122,7 +123,7 @@ impl Cluster {
         self.control(&["--mode", "fast", "--silent", "restart"]);
     }
 
-    fn prepare() -> Self {
+    fn prepare(port: u16) -> Self {
         let programs = Programs::find();
         // Not TMPDIR, which may be long: a socket's path has to fit into 107 bytes.
         let directory = tempfile::Builder::new()
@@ -132,7 +133,7 @@ impl Cluster {
             .keep();
         programs.give(&directory);
         let guardian = Guardian::watch(&programs, &directory);
-        Self { directory, programs, _guardian: guardian }
+        Self { directory, port, programs, _guardian: guardian }
     }
 
     /// The first start: pg_ctl restarts only what has run before.
@@ -169,4 +170,10 @@ impl Cluster {
             panic!("{error}\nthe server's log:\n{log}");
         }
     }
+}
+
+/// The setting `port`, if it is there.
+fn port_in(settings: &[(&str, &str)]) -> u16 {
+    let port = settings.iter().find(|(name, _)| *name == "port");
+    port.map_or(PORT, |(_, port)| port.parse().expect("a port number"))
 }
