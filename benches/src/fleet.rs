@@ -96,7 +96,7 @@ impl Fleet {
     /// A cluster with all databases and rows. `canned` is where the canned backend listens.
     pub async fn start(canned: &Address) -> Result<Self> {
         let port = free_port()?.to_string();
-        let settings = [("listen_addresses", "127.0.0.1"), ("port", &port), ("max_connections", "600"), ("jit", "off")];
+        let settings = [("listen_addresses", "127.0.0.1"), ("port", &port), ("max_connections", "900"), ("jit", "off")];
         let fleet = Self { cluster: Cluster::start_with(&settings) };
         fleet.cluster.psql("postgres", &format!("CREATE ROLE {CONTROL_USER} SUPERUSER LOGIN"));
         fleet.cluster.create_database(PLAIN);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::{BenchError, Result};
 use crate::fleet::{Address, Backend, Fleet, Transport, free_port};
-use crate::load::{Generator, Protocol, Work};
+use crate::load::{Crew, Generator, Protocol, Work};
 use crate::pgbench::{Pgbench, Run};
 use crate::process::{resident, usage};
 use crate::rounds::{Rounds, Sample};
@@ -86,14 +86,23 @@ pub struct Counts {
     pub syscalls: [Option<f64>; 3],
 }
 
+/// Resident bytes that an idle client costs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Memory {
+    /// Logged in.
+    pub connected: f64,
+    /// All have sent a query at the same moment, and have their answers: what that leaves behind.
+    pub after_crowd: f64,
+}
+
 #[derive(Debug, Default)]
 pub struct Results {
     pub cells: Vec<Cell>,
     /// Simple protocol at a fixed rate with [`CROWD`] clients, canned backend.
     pub paced: Vec<(Transport, Rounds)>,
     pub counts: Vec<Counts>,
-    /// Resident bytes per idle client, by subject.
-    pub idle_bytes: [f64; 3],
+    /// By subject.
+    pub memory: [Memory; 3],
     pub postgresql: String,
 }
 
@@ -165,7 +174,7 @@ impl<'a> CannedSuite<'a> {
     fn run(mut self, results: &mut Results, note: &mut dyn FnMut(&str)) -> Result<()> {
         note(&format!("memory of {} idle clients", self.scale.idle_clients));
         for subject in Subject::ALL {
-            results.idle_bytes[subject.index()] = self.idle_bytes(subject)?;
+            results.memory[subject.index()] = self.memory(subject)?;
         }
         for transport in Transport::ALL {
             for &protocol in self.scale.protocols {
@@ -204,7 +213,7 @@ impl<'a> CannedSuite<'a> {
         transport: Transport,
         protocol: Protocol,
         clients: usize,
-        work: impl Fn(&mut Generator, &crate::load::Crew) -> std::io::Result<Work>,
+        work: impl Fn(&mut Generator, &Crew) -> std::io::Result<Work>,
     ) -> Result<Rounds> {
         let mut crews = Vec::with_capacity(Subject::ALL.len());
         for subject in Subject::ALL {
@@ -230,31 +239,35 @@ impl<'a> CannedSuite<'a> {
     }
 
     /// Connects clients, and lets each run one query: servers are opened, templates known.
-    fn crew(
-        &mut self,
-        subject: Subject,
-        transport: Transport,
-        protocol: Protocol,
-        clients: usize,
-    ) -> Result<crate::load::Crew> {
-        let pooler = &self.poolers[subject.index()];
-        let (database, protocol) = (pooler.database(transport, clients), protocol_of(subject, protocol));
-        let connected = self.generator.connect((&pooler.address, transport), &database, protocol, clients);
-        let crew = connected.map_err(BenchError::io(format!("clients of {}", subject.name())))?;
-        self.generator.once(&crew).map_err(BenchError::io(format!("first queries of {}", subject.name())))?;
+    fn crew(&mut self, subject: Subject, transport: Transport, protocol: Protocol, clients: usize) -> Result<Crew> {
+        let crew = self.connect(subject, transport, protocol, clients)?;
+        self.once(subject, &crew)?;
         Ok(crew)
     }
 
-    /// Resident bytes that a client costs which has run a query and is idle.
-    fn idle_bytes(&mut self, subject: Subject) -> Result<f64> {
+    fn connect(&mut self, subject: Subject, transport: Transport, protocol: Protocol, clients: usize) -> Result<Crew> {
+        let pooler = &self.poolers[subject.index()];
+        let (database, protocol) = (pooler.database(transport, clients), protocol_of(subject, protocol));
+        let connected = self.generator.connect((&pooler.address, transport), &database, protocol, clients);
+        connected.map_err(BenchError::io(format!("clients of {}", subject.name())))
+    }
+
+    fn once(&mut self, subject: Subject, crew: &Crew) -> Result<()> {
+        self.generator.once(crew).map_err(BenchError::io(format!("first queries of {}", subject.name())))
+    }
+
+    fn memory(&mut self, subject: Subject) -> Result<Memory> {
         self.crew(subject, Transport::Unix, Protocol::Simple, FIRST_CLIENTS)?;
         let pid = self.poolers[subject.index()].pid();
         let before = resident(pid)?;
         let more = self.scale.idle_clients - FIRST_CLIENTS;
-        self.crew(subject, Transport::Unix, Protocol::Simple, more)?;
-        let after = resident(pid)?;
+        let per_client = |after: u64| after.saturating_sub(before) as f64 / more as f64;
+        let crew = self.connect(subject, Transport::Unix, Protocol::Simple, more)?;
+        let connected = per_client(resident(pid)?);
+        self.once(subject, &crew)?;
+        let after_crowd = per_client(resident(pid)?);
         self.generator.disconnect_all();
-        Ok(after.saturating_sub(before) as f64 / more as f64)
+        Ok(Memory { connected, after_crowd })
     }
 
     fn count(&mut self, transport: Transport, clients: usize) -> Result<Counts> {

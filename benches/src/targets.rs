@@ -110,7 +110,7 @@ fn throughput(results: &Results) -> Vec<Target> {
 }
 
 fn counts(results: &Results) -> Vec<Target> {
-    let bytes = |subject: Subject| results.idle_bytes[subject.index()];
+    let bytes = |subject: Subject| results.memory[subject.index()].connected;
     let mut targets = vec![
         Target::at_most("bytes per idle client, pass-through", 1300.0, Some(bytes(Unsharded))),
         Target::at_most("bytes per idle client, routing on", 1300.0, Some(bytes(Sharded))),
@@ -142,7 +142,7 @@ pub fn gates(results: &Results) -> Vec<Target> {
         Target::at_most("CPU: pass-through, clients ≤ pool, unix", 1.15, cpu(Unsharded, FITTING)),
         Target::at_most("CPU: routing on, clients ≤ pool, unix", 1.30, cpu(Sharded, FITTING)),
         Target::at_most("CPU: pass-through, clients 5 × pool, unix", 0.90, cpu(Unsharded, CROWD)),
-        Target::at_most("bytes per idle client", 1500.0, Some(results.idle_bytes[Unsharded.index()])),
+        Target::at_most("bytes per idle client", 1500.0, Some(results.memory[Unsharded.index()].connected)),
     ];
     let paced = results.paced.iter().find(|(transport, _)| *transport == Transport::Unix);
     let switches = paced.map(|(_, rounds)| rounds.min(Unsharded, |sample| sample.switches));
