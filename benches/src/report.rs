@@ -9,7 +9,7 @@ use crate::fleet::Backend;
 use crate::machine;
 use crate::rounds::{Rounds, Sample};
 use crate::subject::{Binaries, Subject};
-use crate::suite::{Cell, Results, Scale};
+use crate::suite::{Cell, Memory, Results, Scale};
 use crate::targets::{Bound, Target, targets};
 
 const METHOD: &str = "\
@@ -147,13 +147,16 @@ fn paced_table(page: &mut String, results: &Results, scale: &Scale) {
 fn idle_table(page: &mut String, results: &Results, scale: &Scale) {
     line(page, format_args!("\n## Memory of {} idle clients\n", scale.idle_clients));
     page.push_str(
-        "Growth of resident memory from 1,000 clients on, each of which has run a query over a unix socket.\n\n",
+        "Growth of resident memory from 1,000 clients on, over unix sockets: after the logins, and after all of them\n",
     );
-    page.push_str("| | bytes per client | ratio |\n| --- | ---: | ---: |\n");
+    page.push_str("have sent a query at the same moment and have their answers.\n\n");
+    page.push_str("| | bytes per client | ratio | after the queries | ratio |\n| --- | ---: | ---: | ---: | ---: |\n");
+    let base = results.memory[Subject::PgBouncer.index()];
     for subject in Subject::ALL {
-        let bytes = results.idle_bytes[subject.index()];
-        let ratio = bytes / results.idle_bytes[Subject::PgBouncer.index()];
-        line(page, format_args!("| {} | {bytes:.0} | {ratio:.2} |", subject.name()));
+        let Memory { connected, after_crowd } = results.memory[subject.index()];
+        let (ratio, after_ratio) = (connected / base.connected, after_crowd / base.after_crowd);
+        let name = subject.name();
+        line(page, format_args!("| {name} | {connected:.0} | {ratio:.2} | {after_crowd:.0} | {after_ratio:.2} |"));
     }
 }
 
