@@ -38,13 +38,17 @@ lint: ## formatting, and clippy without a warning
 docs: ## API documentation, without a broken link
 	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 
-bench: ## all benchmarks
+bench: ## parts (criterion), then whole transactions beside PgBouncer into docs/benchmarks.md: half an hour on a quiet machine
 	@scripts/deps build postgresql bench
-	cargo bench --workspace --bench '*'
+	cargo bench --package sluice-benches
+	cargo build --release --package sluice
+	cargo run --release --package sluice-benches --bin side-by-side -- --out docs/benchmarks.md
 
-bench-smoke: ## every benchmark once, only to see that it runs
+bench-smoke: ## every part once; then a short run beside PgBouncer, which fails if the hot path got much worse
 	@scripts/deps build postgresql bench
-	cargo bench --workspace --bench '*' -- --test
+	cargo bench --package sluice-benches -- --test
+	cargo build --release --package sluice
+	cargo run --release --package sluice-benches --bin side-by-side -- --quick
 
 ci: ## what CI runs: test, lint, docs, bench-smoke
 	@.ci/run

@@ -257,7 +257,9 @@ impl<'a> CannedSuite<'a> {
     }
 
     fn memory(&mut self, subject: Subject) -> Result<Memory> {
-        self.crew(subject, Transport::Unix, Protocol::Simple, FIRST_CLIENTS)?;
+        // A few queries open the servers. No crowd yet: its buffers, freed, would hold the clients that come after.
+        self.crew(subject, Transport::Unix, Protocol::Simple, FITTING)?;
+        self.connect(subject, Transport::Unix, Protocol::Simple, FIRST_CLIENTS)?;
         let pid = self.poolers[subject.index()].pid();
         let before = resident(pid)?;
         let more = self.scale.idle_clients - FIRST_CLIENTS;
