@@ -178,6 +178,6 @@ mod tests {
         let parse = Parse::read(frames.next().unwrap().unwrap().body).unwrap();
         assert!(parse.sql.ends_with(b"= $1;"));
         let bind = Bind::read(frames.next().unwrap().unwrap().body).unwrap();
-        assert_eq!(bind.value(0), Some((false, Some(key(1).to_string().as_bytes()))));
+        assert_eq!(bind.value(1), Some((false, Some(key(1).to_string().as_bytes()))));
     }
 }
