@@ -3,7 +3,7 @@
 //! Reading is all or nothing: what PostgreSQL would not surely turn into the very same value is no key ([`Reading`]).
 //! - [`literal`]: constants of a statement's text;
 //! - [`parameter`]: values of a Bind message;
-//! - [`array`]: what `= ANY (…)` compares with, as text and binary;
+//! - [`mod@array`]: what `= ANY (…)` compares with, as text and binary;
 //! - [`text`]: the input functions `int8in` and `uuid_in`;
 //! - [`hash`]: `hashint8extended` and its family.
 

@@ -10,6 +10,7 @@
 //! closes its server.
 
 mod command;
+#[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
 mod pool;
 mod pools;
 mod server;

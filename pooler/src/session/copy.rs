@@ -166,7 +166,7 @@ impl Session {
     }
 
     async fn take_rows(&mut self, copying: &mut Copying, data: &[u8], last: bool) -> Result<(), Report> {
-        let Some(mut cutter) = copying.cutter.take() else { return self.to_all(copying, data).await };
+        let Some(mut cutter) = copying.cutter.take() else { return self.send_everywhere(copying, data).await };
         cutter.push(data);
         let result = self.take_cut_rows(copying, &mut cutter, last).await;
         copying.cutter = Some(cutter);
@@ -196,7 +196,7 @@ impl Session {
         }
     }
 
-    async fn to_all(&mut self, copying: &mut Copying, data: &[u8]) -> Result<(), Report> {
+    async fn send_everywhere(&mut self, copying: &mut Copying, data: &[u8]) -> Result<(), Report> {
         for shard in copying.map.clone().shard_ids() {
             if copying.batches[shard.index()].is_none() {
                 copying.batches[shard.index()] = Some(self.start_copy(shard, &copying.sql, &[]).await?);

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use sluice_router::map::ShardMap;
+use sluice_router::template::Residue;
 use sluice_router::{Schema, ShardId};
 use sluice_wire::frame::{Frame, HEADER, Header, check_client_header};
 use sluice_wire::message::{self, Report, Status};
@@ -926,11 +927,8 @@ impl Transaction {
 impl Request {
     /// A message that we don't look into.
     fn opaque() -> Self {
-        let mut request = Self::default();
-        request.writes = true;
-        request.residue.opaque = true;
-        request.statements = 1;
-        request
+        let residue = Residue { opaque: true, ..Residue::default() };
+        Self { writes: true, residue, statements: 1, ..Self::default() }
     }
 }
 
