@@ -20,7 +20,9 @@ pub enum CatalogError {
     Query { what: &'static str, source: tokio_postgres::Error },
     #[error("cannot {what}: the database has no tables of Sluice; run: sluice migrate")]
     NotMigrated { what: &'static str },
-    #[error("database \"{0}\" is not in the catalog; create it with: sluice migrate --create (see sluice migrate --help)")]
+    #[error(
+        "database \"{0}\" is not in the catalog; create it with: sluice migrate --create (see sluice migrate --help)"
+    )]
     UnknownDatabase(String),
     #[error("table \"{0}\" is not in the catalog; create it through Sluice, or classify it in the console")]
     UnknownTable(String),

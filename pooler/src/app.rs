@@ -14,15 +14,15 @@ use sluice_wire::message::Report;
 use sluice_wire::startup::CancelKey;
 use tokio::sync::{Notify, watch};
 
-use crate::catalogs::{Catalogs, ShardedDatabase};
-use crate::config::{Config, ConfigError, Database, PoolMode};
 use crate::averages::ConsoleStats;
+use crate::catalogs::{Catalogs, ShardedDatabase};
+use crate::config::CONSOLE;
+use crate::config::{Config, ConfigError, Database, PoolMode};
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
-use crate::session::{Limits, Shared};
-use crate::config::CONSOLE;
 use crate::session::prepared::StatementTable;
+use crate::session::{Limits, Shared};
 use crate::upstream::{Upstream, unsharded_map};
 use crate::vars::VarsTable;
 
@@ -201,12 +201,20 @@ impl App {
     }
 
     /// Pools and map for a user of a database entry.
-    pub fn upstream(self: &Arc<Self>, config: &Config, database: &Database, login_user: &str) -> Result<Arc<Upstream>, Report> {
+    pub fn upstream(
+        self: &Arc<Self>,
+        config: &Config,
+        database: &Database,
+        login_user: &str,
+    ) -> Result<Arc<Upstream>, Report> {
         let user = database.user.as_deref().unwrap_or(login_user);
         let mode = config.pool_mode(database, user);
         if database.is_sharded() && mode == PoolMode::Session {
-            return Err(Report::fatal("0A000", format!("database \"{}\" is sharded and cannot be pooled by session", database.name))
-                .hint(format!("give user \"{user}\" another pool_mode in section [users]")));
+            return Err(Report::fatal(
+                "0A000",
+                format!("database \"{}\" is sharded and cannot be pooled by session", database.name),
+            )
+            .hint(format!("give user \"{user}\" another pool_mode in section [users]")));
         }
         let key = (database.name.clone(), user.to_owned());
         let maps = self.maps(config, database)?;
@@ -225,7 +233,10 @@ impl App {
             let shard = sharded.then_some(number as u16);
             let pool_key = PoolKey { database: name.clone(), user: user.clone(), shard };
             self.pools.pool(&pool_key, || {
-                (Arc::new(pool_params(config, database, &user)), Arc::new(self.target(config, database, &user, placement)))
+                (
+                    Arc::new(pool_params(config, database, &user)),
+                    Arc::new(self.target(config, database, &user, placement)),
+                )
             })
         });
         let pools: Box<[Arc<Pool>]> = pools.collect();
@@ -234,7 +245,11 @@ impl App {
         Ok(upstream)
     }
 
-    fn maps(&self, config: &Config, database: &Database) -> Result<watch::Receiver<Arc<sluice_router::ShardMap>>, Report> {
+    fn maps(
+        &self,
+        config: &Config,
+        database: &Database,
+    ) -> Result<watch::Receiver<Arc<sluice_router::ShardMap>>, Report> {
         if database.is_sharded() {
             let sharded = self.shared.catalogs.get(&database.name);
             return sharded.map(|sharded| sharded.watcher.subscribe()).ok_or_else(|| {
@@ -247,7 +262,8 @@ impl App {
             [] => config.settings.unix_socket_dir.to_string_lossy().into_owned(),
             _ => hosts[self.next_host.fetch_add(1, Ordering::Relaxed) as usize % hosts.len()].to_owned(),
         };
-        let placement = Placement { node: database.name.clone(), host, port: database.port, dbname: database.dbname.clone() };
+        let placement =
+            Placement { node: database.name.clone(), host, port: database.port, dbname: database.dbname.clone() };
         Ok(watch::channel(unsharded_map(placement)).1)
     }
 
@@ -299,7 +315,8 @@ impl App {
         };
         let config = self.config();
         self.pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
-        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none()) {
+        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none())
+        {
             self.remove_database(name);
         }
         self.update_pools(&config);
@@ -395,14 +412,14 @@ impl App {
         let config = self.config();
         let clock = &self.registry.clock;
         for client in self.registry.clients() {
-            let over = |limit: Option<Duration>, age: Option<Duration>| {
-                matches!((limit, age), (Some(limit), Some(age)) if age >= limit)
-            };
+            let over = |limit: Option<Duration>, age: Option<Duration>| matches!((limit, age), (Some(limit), Some(age)) if age >= limit);
             let user = &*client.user;
             let state = client.state();
             if state == ClientState::Active && over(config.query_timeout(user), client.request_age(clock)) {
                 client.evict(Eviction::QueryTimeout);
-            } else if client.is_in_transaction() && over(config.transaction_timeout(user), client.transaction_age(clock)) {
+            } else if client.is_in_transaction()
+                && over(config.transaction_timeout(user), client.transaction_age(clock))
+            {
                 client.evict(Eviction::TransactionTimeout);
             } else if client.is_in_transaction()
                 && client.request_age(clock).is_none()

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::pool::Pools;
 use crate::config::CONSOLE;
+use crate::pool::Pools;
 use crate::stats::{COUNTERS, Counters};
 
 /// Counters by database.

@@ -134,7 +134,8 @@ pub fn with_changes(schema: &Schema, changes: &[SchemaChange]) -> Schema {
     let mut changed = schema.clone();
     changed.version = rand::random();
     let Some(sharding) = &mut changed.sharding else { return changed };
-    let key = |schema: &Option<Box<str>>, name: &str| (schema.as_deref().unwrap_or("public").to_owned(), name.to_owned());
+    let key =
+        |schema: &Option<Box<str>>, name: &str| (schema.as_deref().unwrap_or("public").to_owned(), name.to_owned());
     for change in changes {
         match change {
             SchemaChange::Create { schema, name, columns, class, if_not_exists } => {

@@ -30,7 +30,8 @@ pub fn start(destination: &Destination<'_>, verbosity: u32) -> std::io::Result<(
         .with_default(Level::WARN)
         .with_target("sluice", level)
         .with_target("sluice_catalog", level);
-    let stderr = destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
+    let stderr =
+        destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
     let file = match destination.file {
         Some(path) => {
             let file = std::fs::File::options().append(true).create(true).open(path)?;

@@ -1,7 +1,7 @@
 //! Serving: listeners in front of an [`App`], upkeep behind it, until it is told to stop.
 
-use std::pin::Pin;
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 

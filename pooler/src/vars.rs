@@ -125,7 +125,8 @@ pub fn transition(from: &Arc<Vars>, to: &Arc<Vars>) -> Option<String> {
     if Arc::ptr_eq(from, to) || from.entries == to.entries {
         return None;
     }
-    let identity_of = |vars: &Vars| vars.entries.iter().filter(|var| is_identity(&var.name)).cloned().collect::<Vec<_>>();
+    let identity_of =
+        |vars: &Vars| vars.entries.iter().filter(|var| is_identity(&var.name)).cloned().collect::<Vec<_>>();
     let identity_changes = identity_of(from) != identity_of(to);
     let mut statements = Vec::new();
     // Anything else than identity may need the login role's rights.
@@ -166,7 +167,8 @@ mod tests {
     fn a_transition_resets_what_is_gone_and_sets_what_is_new() {
         let table = VarsTable::default();
         let empty = table.intern(Vec::new());
-        let from = table.with(&table.with(&empty, "work_mem", "SET work_mem = '1MB'"), "timezone", "SET timezone = 'UTC'");
+        let from =
+            table.with(&table.with(&empty, "work_mem", "SET work_mem = '1MB'"), "timezone", "SET timezone = 'UTC'");
         let to = table.with(&table.with(&empty, "timezone", "SET timezone = 'UTC'"), "app.org", "SET app.org = '7'");
         assert_eq!(transition(&from, &to).as_deref(), Some("RESET \"work_mem\"; SET app.org = '7'"));
     }

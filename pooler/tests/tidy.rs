@@ -19,7 +19,8 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
 /// The layers, in the order in which lib.rs lists them.
 fn layers(source: &Path) -> Vec<String> {
     let lib = fs::read_to_string(source.join("lib.rs")).expect("lib.rs");
-    let list = lib.split("//!\n").nth(2).expect("the list of layers").lines().take_while(|line| line.starts_with("//!"));
+    let list =
+        lib.split("//!\n").nth(2).expect("the list of layers").lines().take_while(|line| line.starts_with("//!"));
     let list: String = list.map(|line| line.trim_start_matches("//!")).collect();
     list.split(',').map(|name| name.trim().to_owned()).collect()
 }

@@ -102,9 +102,13 @@ pub enum Action {
     /// BEGIN or START TRANSACTION, with any modes. The text is replayed on each server that is enlisted.
     Begin,
     /// COMMIT or END. `chain`: AND CHAIN.
-    Commit { chain: bool },
+    Commit {
+        chain: bool,
+    },
     /// ROLLBACK or ABORT.
-    Rollback { chain: bool },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),
@@ -126,7 +130,10 @@ pub enum Action {
     /// DEALLOCATE name, or of all (None).
     Deallocate(Option<Box<str>>),
     /// DECLARE name CURSOR. `hold`: WITH HOLD.
-    DeclareCursor { name: Box<str>, hold: bool },
+    DeclareCursor {
+        name: Box<str>,
+        hold: bool,
+    },
     /// CLOSE name, or of all (None).
     CloseCursor(Option<Box<str>>),
     CopyIn,
@@ -161,11 +168,27 @@ pub enum SetValue {
 /// A change of the tables that the schema snapshot knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaChange {
-    Create { schema: Option<Box<str>>, name: Box<str>, columns: Box<[Box<str>]>, class: TableClass, if_not_exists: bool },
-    Drop { schema: Option<Box<str>>, name: Box<str> },
+    Create {
+        schema: Option<Box<str>>,
+        name: Box<str>,
+        columns: Box<[Box<str>]>,
+        class: TableClass,
+        if_not_exists: bool,
+    },
+    Drop {
+        schema: Option<Box<str>>,
+        name: Box<str>,
+    },
     /// Columns were added, dropped or renamed: read them again from a shard.
-    Alter { schema: Option<Box<str>>, name: Box<str> },
-    Rename { schema: Option<Box<str>>, name: Box<str>, to: Box<str> },
+    Alter {
+        schema: Option<Box<str>>,
+        name: Box<str>,
+    },
+    Rename {
+        schema: Option<Box<str>>,
+        name: Box<str>,
+        to: Box<str>,
+    },
 }
 
 /// Why a statement can't be answered, as the client sees it.

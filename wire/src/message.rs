@@ -199,7 +199,9 @@ pub fn row_description(out: &mut Vec<u8>, columns: impl IntoIterator<Item = (Col
     };
     let fields = columns
         .into_iter()
-        .map(|(column, format)| FieldDescription::new(column.name.to_owned(), 0, 0, column.oid, size(column.oid), -1, format))
+        .map(|(column, format)| {
+            FieldDescription::new(column.name.to_owned(), 0, 0, column.oid, size(column.oid), -1, format)
+        })
         .collect();
     put(out, &RowDescription::new(fields));
 }
@@ -308,7 +310,9 @@ mod tests {
         Report::error("0A000", "no\0pe").detail("because").hint("do this").encode(&mut out);
         let frame = only(&out);
         assert_eq!(frame.tag, b'E');
-        for (code, value) in [(b'S', "ERROR"), (b'C', "0A000"), (b'M', "no\u{fffd}pe"), (b'D', "because"), (b'H', "do this")] {
+        for (code, value) in
+            [(b'S', "ERROR"), (b'C', "0A000"), (b'M', "no\u{fffd}pe"), (b'D', "because"), (b'H', "do this")]
+        {
             assert_eq!(error_field(frame.body, code), Some(value.as_bytes()));
         }
         assert_eq!(error_field(frame.body, b'P'), None);

@@ -12,14 +12,20 @@ use crate::message;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// ParseComplete of the client's Parse. `statement`: known to the server under this number if it succeeds.
-    Parse { statement: Option<u32> },
+    Parse {
+        statement: Option<u32>,
+    },
     /// ParseComplete of a Parse that we put in.
-    OurParse { statement: Option<u32> },
+    OurParse {
+        statement: Option<u32>,
+    },
     Bind,
     /// CloseComplete of a portal.
     Close,
     /// CloseComplete of an eviction of ours.
-    OurClose { statement: u32 },
+    OurClose {
+        statement: u32,
+    },
     /// ParameterDescription, then RowDescription or NoData.
     DescribeStatement,
     DescribePortal,
@@ -160,7 +166,15 @@ mod tests {
     #[test]
     fn a_parse_that_was_left_out_is_answered_in_its_place() {
         let mut replies = Replies::default();
-        for reply in [Reply::Bind, Reply::Execute, Reply::LocalParse, Reply::Bind, Reply::Execute, Reply::LocalClose, Reply::Sync] {
+        for reply in [
+            Reply::Bind,
+            Reply::Execute,
+            Reply::LocalParse,
+            Reply::Bind,
+            Reply::Execute,
+            Reply::LocalClose,
+            Reply::Sync,
+        ] {
             replies.push(reply);
         }
         assert_eq!(run(&mut replies, b"2C2CZ"), b"2C12C3Z");
@@ -191,7 +205,9 @@ mod tests {
         replies.push(Reply::LocalParse);
         replies.push(Reply::Bind);
         assert_eq!(run(&mut replies, b"E"), b"1E");
-        for reply in [Reply::LocalParse, Reply::Parse { statement: Some(7) }, Reply::LocalClose, Reply::Sync, Reply::LocalParse] {
+        for reply in
+            [Reply::LocalParse, Reply::Parse { statement: Some(7) }, Reply::LocalClose, Reply::Sync, Reply::LocalParse]
+        {
             replies.push(reply);
         }
         assert_eq!(run(&mut replies, b"Z"), b"Z1");

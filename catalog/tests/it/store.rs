@@ -111,7 +111,10 @@ async fn overrides_beat_slots() {
 async fn what_is_missing_is_named_with_what_to_do() {
     let fleet = Fleet::empty().await;
     let error = fleet.store.load("none").await.unwrap_err().to_string();
-    assert_eq!(error, "database \"none\" is not in the catalog; create it with: sluice migrate --create (see sluice migrate --help)");
+    assert_eq!(
+        error,
+        "database \"none\" is not in the catalog; create it with: sluice migrate --create (see sluice migrate --help)"
+    );
     let change = create("t", TableClass::Home, &["id"]);
     assert!(fleet.store.apply("none", &[change]).await.is_err());
 

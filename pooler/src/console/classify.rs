@@ -113,7 +113,11 @@ impl Check<'_> {
         let reasons = self
             .on_shards(async |client, shard| {
                 let there = columns(&client, self.table).await?.is_some();
-                Ok(if there { on_shard(shard, vec!["it exists, and on the home shard it does not".to_owned()]) } else { Vec::new() })
+                Ok(if there {
+                    on_shard(shard, vec!["it exists, and on the home shard it does not".to_owned()])
+                } else {
+                    Vec::new()
+                })
             })
             .await;
         self.refuse_for(reasons.map_err(|error| failed(&error))?, TableClass::Reference)?;

@@ -9,8 +9,8 @@ use super::answer::Answer;
 use super::grant::AdminGrant;
 use super::parse::{error, unsupported};
 use crate::app::{App, AppError, ShutdownMode};
-use crate::registry::Eviction;
 use crate::config::CONSOLE;
+use crate::registry::Eviction;
 
 /// How often a command that waits looks whether its time has come.
 const LOOK: Duration = Duration::from_millis(20);

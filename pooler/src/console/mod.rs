@@ -32,7 +32,6 @@ use answer::{Answer, Notice};
 use grant::AdminGrant;
 use parse::{Command, error};
 
-
 /// What SHOW VERSION answers.
 pub const VERSION: &str = concat!("Sluice ", env!("CARGO_PKG_VERSION"));
 /// PgBouncer's form of `server_version`: some clients parse the number in front.

@@ -87,7 +87,11 @@ fn gid(transaction: &TransactionId, decision: ShardId, own: ShardId) -> String {
     Gid::new(transaction.clone(), decision, own).to_string()
 }
 
-async fn prepare(transaction: &TransactionId, decision: &mut Participant, others: &mut [Participant]) -> Result<(), CommitError> {
+async fn prepare(
+    transaction: &TransactionId,
+    decision: &mut Participant,
+    others: &mut [Participant],
+) -> Result<(), CommitError> {
     for other in others.iter_mut() {
         let gid = gid(transaction, decision.shard, other.shard);
         let _ = other.lease.start(&format!("PREPARE TRANSACTION '{gid}'"));
@@ -110,14 +114,21 @@ fn prepared(shard: ShardId, result: io::Result<Done>) -> Result<(), Vec<u8>> {
         Ok(done) if done.error.is_none() && done.tag == "PREPARE TRANSACTION" => Ok(()),
         Ok(done) => Err(error_of(done, "PREPARE TRANSACTION")),
         Err(error) => Err(encoded(
-            &Report::error("08006", format!("connection to shard {shard} was lost while it prepared to commit: {error}"))
-                .hint("nothing was committed; run the transaction again"),
+            &Report::error(
+                "08006",
+                format!("connection to shard {shard} was lost while it prepared to commit: {error}"),
+            )
+            .hint("nothing was committed; run the transaction again"),
         )),
     }
 }
 
 /// The point of no return is the COMMIT in here.
-async fn decide(transaction: &TransactionId, decision: &mut Participant, others: &mut [Participant]) -> Result<(), CommitError> {
+async fn decide(
+    transaction: &TransactionId,
+    decision: &mut Participant,
+    others: &mut [Participant],
+) -> Result<(), CommitError> {
     let shard = decision.shard;
     let record = format!("SELECT sluice.decide('{}', {shard})", transaction.as_str());
     let recorded = match decision.lease.run(&record).await {
@@ -156,7 +167,9 @@ async fn finish_prepared(transaction: &TransactionId, decision: ShardId, others:
             Ok(done) if done.error.is_none() => {}
             // 42704: it was never prepared, or recovery was faster.
             Ok(done) if done.sqlstate().as_deref() == Some("42704") => {}
-            Ok(done) => tracing::warn!("{verb} on shard {} is left to recovery: {:?}", other.shard, done.error_field(b'M')),
+            Ok(done) => {
+                tracing::warn!("{verb} on shard {} is left to recovery: {:?}", other.shard, done.error_field(b'M'))
+            }
             Err(error) => tracing::warn!("{verb} on shard {} is left to recovery: {error}", other.shard),
         }
     }

@@ -17,9 +17,9 @@ use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
 use crate::registry::{ClientHandle, NewClient};
 use crate::session::Limits;
+use crate::session::encoding;
 use crate::session::run::Parts;
 use crate::upstream::Upstream;
-use crate::session::encoding;
 use crate::vars::{Var, set_statement};
 
 /// What a connection turned out to be.
@@ -68,7 +68,9 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
     let mut handshake = Handshake { app, config, io, peer, input: Vec::new() };
     let result = match tokio::time::timeout(timeout, handshake.run()).await {
         Ok(result) => result,
-        Err(_) => Err(Some(Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"))),
+        Err(_) => Err(Some(
+            Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"),
+        )),
     };
     match result {
         Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
@@ -101,7 +103,13 @@ impl Login {
     fn accept(self, handshake: Handshake) -> Accepted {
         let Handshake { app, io, input, .. } = handshake;
         let Some(upstream) = self.upstream else {
-            return Accepted::Console(Box::new(ConsoleParts { app, io, client: self.client, admin: self.admin, input }));
+            return Accepted::Console(Box::new(ConsoleParts {
+                app,
+                io,
+                client: self.client,
+                admin: self.admin,
+                input,
+            }));
         };
         let vars = app.shared.vars.intern(self.vars);
         let limits = app.limits(self.limits);
@@ -125,7 +133,9 @@ impl Handshake {
                     self.app.cancel(&key).await;
                     return Ok(LoggedIn::Cancelled);
                 }
-                Startup::Start(message) => return self.log_in(message).await.map(|login| LoggedIn::Client(Box::new(login))),
+                Startup::Start(message) => {
+                    return self.log_in(message).await.map(|login| LoggedIn::Client(Box::new(login)));
+                }
             }
         }
     }
@@ -206,13 +216,20 @@ impl Handshake {
         Ok(())
     }
 
-    async fn log_in_to_database(&mut self, database: &Database, new: NewClient, vars: Vec<Var>) -> Result<Login, Refusal> {
+    async fn log_in_to_database(
+        &mut self,
+        database: &Database,
+        new: NewClient,
+        vars: Vec<Var>,
+    ) -> Result<Login, Refusal> {
         let user = new.user.clone();
         let upstream = self.app.upstream(&self.config, database, &user).map_err(Some)?;
         let misleads = |var: &Var| &*var.name == "client_encoding" && !encoding::is_safe(&var.statement);
         if upstream.is_sharded() && vars.iter().any(misleads) {
             let refusal = encoding::refusal();
-            return Err(Some(Report::fatal(&refusal.sqlstate, refusal.message).detail(refusal.detail).hint(refusal.hint)));
+            return Err(Some(
+                Report::fatal(&refusal.sqlstate, refusal.message).detail(refusal.detail).hint(refusal.hint),
+            ));
         }
         let app = self.app.clone();
         let client = app.registry.add_client(app.registry.next_id(), new);
@@ -229,7 +246,12 @@ impl Handshake {
         if self.config.settings.log_connections {
             tracing::info!(
                 "C-{:#x}: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
-                client.id, client.database, client.user, self.peer, client.database, client.user
+                client.id,
+                client.database,
+                client.user,
+                self.peer,
+                client.database,
+                client.user
             );
         }
         Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
@@ -294,7 +316,8 @@ impl Handshake {
         };
         for (name, value) in &message.params {
             if name == "options" {
-                let options = startup::parse_options(value).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
+                let options = startup::parse_options(value)
+                    .map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
                 for (name, value) in options {
                     if self.is_tracked(&name) {
                         set(&name, &value);
@@ -311,8 +334,10 @@ impl Handshake {
             } else if self.is_tracked(name) {
                 set(name, value);
             } else if !ignored(name) {
-                return Err(Some(Report::fatal("08P01", format!("unsupported startup parameter: {name}"))
-                    .hint("add it to ignore_startup_parameters to have it dropped")));
+                return Err(Some(
+                    Report::fatal("08P01", format!("unsupported startup parameter: {name}"))
+                        .hint("add it to ignore_startup_parameters to have it dropped"),
+                ));
             }
         }
         Ok(vars)

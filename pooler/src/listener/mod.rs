@@ -23,9 +23,13 @@ use crate::session::{End, Session};
 pub enum ListenError {
     #[error("nowhere to listen on\nHINT: set listen_addr or unix_socket_dir")]
     Nowhere,
-    #[error("cannot listen on any of listen_addr = {addresses}, port {port}: {source}\nHINT: another process may have the port; see listen_port")]
+    #[error(
+        "cannot listen on any of listen_addr = {addresses}, port {port}: {source}\nHINT: another process may have the port; see listen_port"
+    )]
     Tcp { addresses: String, port: u16, source: io::Error },
-    #[error("unix socket {path} is in use, cannot continue\nHINT: another pooler runs there; stop it or change listen_port or unix_socket_dir")]
+    #[error(
+        "unix socket {path} is in use, cannot continue\nHINT: another pooler runs there; stop it or change listen_port or unix_socket_dir"
+    )]
     UnixInUse { path: String },
     #[error("cannot listen on unix socket {path}: {source}")]
     Unix { path: String, source: io::Error },
@@ -126,7 +130,11 @@ fn bind_unix(config: &Config, listeners: &mut Vec<Listener>) -> Result<Option<Pa
     }
     let name = format!(".s.PGSQL.{}", settings.listen_port);
     let is_abstract = directory.starts_with('@');
-    let path = if is_abstract { PathBuf::from(format!("\0{}/{name}", &directory[1..])) } else { PathBuf::from(&directory).join(&name) };
+    let path = if is_abstract {
+        PathBuf::from(format!("\0{}/{name}", &directory[1..]))
+    } else {
+        PathBuf::from(&directory).join(&name)
+    };
     let shown = if is_abstract { format!("{directory}/{name}") } else { path.display().to_string() };
     if std::os::unix::net::UnixStream::connect(&path).is_ok() {
         return Err(ListenError::UnixInUse { path: shown });
@@ -182,7 +190,12 @@ async fn serve(_counted: SocketGuard, login: Pin<Box<impl Future<Output = Accept
 impl Session {
     fn log_end(&self, end: &End) {
         let (End::Client(reason) | End::Us(reason)) = end;
-        tracing::info!("{}@{} closing because: {reason} (age={}s)", self.log_prefix(), self.peer(), self.age().as_secs());
+        tracing::info!(
+            "{}@{} closing because: {reason} (age={}s)",
+            self.log_prefix(),
+            self.peer(),
+            self.age().as_secs()
+        );
     }
 }
 

@@ -47,7 +47,10 @@ impl fmt::Display for Address {
 pub enum Peer {
     Tcp(SocketAddr),
     /// Process and user of the other end, as the kernel says.
-    Unix { pid: i32, uid: u32 },
+    Unix {
+        pid: i32,
+        uid: u32,
+    },
 }
 
 /// `ADDRESS:PORT`, or `unix(PID)`.

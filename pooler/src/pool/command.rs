@@ -8,8 +8,8 @@ use sluice_wire::frame::{Frame, Header, cstr, error_field};
 use sluice_wire::message::{self, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
-use crate::net::with_scratch;
 use super::server::{STRINGS, Server};
+use crate::net::with_scratch;
 
 /// A result that is kept for the client may be so long; a longer one is an error.
 const KEEP_BUDGET: usize = 16 << 20;

@@ -89,7 +89,13 @@ pub struct Pool {
 pub type Ticket = oneshot::Receiver<Grant>;
 
 impl Pool {
-    pub(super) fn new(key: PoolKey, params: Arc<PoolParams>, target: Arc<ServerTarget>, paused: bool, pools: Weak<Pools>) -> Self {
+    pub(super) fn new(
+        key: PoolKey,
+        params: Arc<PoolParams>,
+        target: Arc<ServerTarget>,
+        paused: bool,
+        pools: Weak<Pools>,
+    ) -> Self {
         let mut slots = Slots::default();
         slots.paused = paused;
         let state = State {
@@ -258,7 +264,11 @@ impl Pool {
         if let Some(pools) = self.pools.upgrade() {
             pools.registry.remove_server(server.entry.id);
             if pools.log_disconnections() {
-                tracing::info!("{} closing because: {reason} (age={}s)", server.log_prefix(), pools.registry.clock.since(server.opened_at).as_secs());
+                tracing::info!(
+                    "{} closing because: {reason} (age={}s)",
+                    server.log_prefix(),
+                    pools.registry.clock.since(server.opened_at).as_secs()
+                );
             }
         }
         if server.pending == 0 && server.unsent.is_empty() {

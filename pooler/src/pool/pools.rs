@@ -73,7 +73,11 @@ impl Pools {
 
     /// The pool of `key`, made on first use. An existing one takes over changed settings; where its target has changed, its
     /// servers are closed when they are next free.
-    pub fn pool(self: &Arc<Self>, key: &PoolKey, params: impl FnOnce() -> (Arc<PoolParams>, Arc<ServerTarget>)) -> Arc<Pool> {
+    pub fn pool(
+        self: &Arc<Self>,
+        key: &PoolKey,
+        params: impl FnOnce() -> (Arc<PoolParams>, Arc<ServerTarget>),
+    ) -> Arc<Pool> {
         let mut pools = lock(&self.pools);
         if let Some(pool) = pools.get(key) {
             return pool.clone();
@@ -245,7 +249,8 @@ impl Pools {
         let (params, target, generation) = {
             let state = pool.lock();
             let now = Instant::now();
-            let resting = state.failure.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < state.params.login_retry);
+            let resting =
+                state.failure.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < state.params.login_retry);
             let has_clients = pool.clients.load(Ordering::Relaxed) > 0;
             let wants = state.slots.wants_connection(&state.params.sizes, has_clients, now)
                 || (probe && state.slots.total() == 0);
@@ -279,12 +284,14 @@ impl Pools {
             return true;
         }
         let idle_since = |pool: &Arc<Pool>| pool.lock().slots.idle().map(|server| server.idle_since).min();
-        let Some((since, pool)) = pools.iter().filter_map(|pool| Some((idle_since(pool)?, pool))).min_by_key(|(since, _)| *since)
+        let Some((since, pool)) =
+            pools.iter().filter_map(|pool| Some((idle_since(pool)?, pool))).min_by_key(|(since, _)| *since)
         else {
             return false;
         };
         let mut one = true;
-        let evicted = pool.lock().slots.take_idle_where(|server| server.idle_since == since && std::mem::take(&mut one));
+        let evicted =
+            pool.lock().slots.take_idle_where(|server| server.idle_since == since && std::mem::take(&mut one));
         let found = !evicted.is_empty();
         for server in evicted {
             pool.dispose(server, "evicted");
@@ -398,7 +405,9 @@ impl Pool {
             state.slots.take_idle_where(|server| {
                 let dead = server.io.is_readable();
                 let old = !params.lifetime.is_zero() && clock.since(server.opened_at) >= params.lifetime;
-                let idle = !params.idle_timeout.is_zero() && clock.since(server.idle_since) >= params.idle_timeout && spare > 0;
+                let idle = !params.idle_timeout.is_zero()
+                    && clock.since(server.idle_since) >= params.idle_timeout
+                    && spare > 0;
                 if idle {
                     spare -= 1;
                 }
@@ -409,7 +418,8 @@ impl Pool {
             })
         };
         for server in closed {
-            let reason = if server.io.is_readable() { "server conn crashed?" } else { "server idle timeout or lifetime over" };
+            let reason =
+                if server.io.is_readable() { "server conn crashed?" } else { "server idle timeout or lifetime over" };
             self.dispose(server, reason);
         }
         self.open_if_due(false);

@@ -119,7 +119,8 @@ impl Server {
         registry: &Registry,
     ) -> Result<(Self, Welcome), ConnectError> {
         let login = async {
-            let (io, peer) = Io::connect(&target.address, &target.tcp).await.map_err(|error| unreachable(target, &error))?;
+            let (io, peer) =
+                Io::connect(&target.address, &target.tcp).await.map_err(|error| unreachable(target, &error))?;
             let mut login = Login { io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
             login.run(target).await?;
             Ok(login)

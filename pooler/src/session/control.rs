@@ -11,13 +11,13 @@ use sluice_wire::frame::{Bind, Frames, HEADER, Parse, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
 use super::copy::Rows;
+use super::everywhere::Command;
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{After, Slow, needs_reset};
-use super::everywhere::Command;
 use super::transaction::{Effect, TransactionLog};
 use super::{End, Link, Pending, Session, Transaction};
-use crate::pool::Done;
 use crate::executor::two_phase::{self, CommitError, Participant};
+use crate::pool::Done;
 use crate::pool::{CheckoutError, Lease};
 use crate::registry::ClientState;
 use crate::vars::{Vars, transition};
@@ -105,7 +105,9 @@ impl Session {
     /// A server of `shard`, waiting in the pool's queue if need be.
     async fn wait_for(&mut self, shard: ShardId) -> Result<Lease, Report> {
         let Some(pool) = self.upstream.pool(shard).cloned() else {
-            return Err(Report::fatal("57P01", format!("shard {shard} was added after this session began")).hint("reconnect"));
+            return Err(
+                Report::fatal("57P01", format!("shard {shard} was added after this session began")).hint("reconnect")
+            );
         };
         let began = Instant::now();
         let mut ticket = match pool.checkout() {
@@ -174,7 +176,10 @@ impl Session {
         }
         let placement = self.upstream.map().placement(shard).clone();
         Report::error(&sqlstate, format!("shard {shard} of database \"{}\" is not available", self.upstream.database))
-            .detail(format!("{error} (host {}, port {}, database {})", placement.host, placement.port, placement.dbname))
+            .detail(format!(
+                "{error} (host {}, port {}, database {})",
+                placement.host, placement.port, placement.dbname
+            ))
             .hint("Nothing was run. Statements for organizations on other shards go on.")
     }
 
@@ -213,7 +218,9 @@ impl Session {
     /// The request is answered: draws the consequences of what completed.
     pub(super) fn conclude(&mut self, pending: Pending, status: Status) -> After {
         let outcome = self.flow.outcome.take().unwrap_or_default();
-        if pending.opaque && let Some(server) = self.server_mut() {
+        if pending.opaque
+            && let Some(server) = self.server_mut()
+        {
             server.suspect = true;
         }
         if !outcome.failed && pending.pins {
@@ -231,7 +238,13 @@ impl Session {
         self.client.pinned.store(pinned, std::sync::atomic::Ordering::Relaxed);
     }
 
-    fn apply_effects(&mut self, effects: &[Effect], completed: usize, outcome: &crate::executor::relay::Outcome, status: Status) {
+    fn apply_effects(
+        &mut self,
+        effects: &[Effect],
+        completed: usize,
+        outcome: &crate::executor::relay::Outcome,
+        status: Status,
+    ) {
         // What an implicit transaction block set is gone if it failed.
         let mut safe = self.vars.clone();
         for (number, effect) in effects.iter().take(completed).enumerate() {
@@ -291,7 +304,8 @@ impl Session {
     fn begin_on_server(&mut self, sql: &str) {
         let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) else { return };
         let map = self.upstream.map();
-        let shard = map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
+        let shard =
+            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
         let mut transaction = Transaction::new(TransactionLog::new(sql, self.vars.clone()));
         transaction.opaque = true;
         transaction.participants.push(Participant { shard, lease, wrote: true });
@@ -381,13 +395,21 @@ impl Session {
     }
 
     /// Runs it; the answer's messages, or `None` if the answer is relayed.
-    async fn run_control(&mut self, request: &Request, command: &Command, map: &Arc<ShardMap>) -> Result<Option<Vec<u8>>, Report> {
+    async fn run_control(
+        &mut self,
+        request: &Request,
+        command: &Command,
+        map: &Arc<ShardMap>,
+    ) -> Result<Option<Vec<u8>>, Report> {
         let sql = &*command.sql;
         let effect = request.effects.last().cloned().unwrap_or(Effect::None);
         if self.status() == Status::Failed
             && !matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo(_))
         {
-            return Err(Report::error("25P02", "current transaction is aborted, commands ignored until end of transaction block"));
+            return Err(Report::error(
+                "25P02",
+                "current transaction is aborted, commands ignored until end of transaction block",
+            ));
         }
         if let Where::CopyRows(column) = request.place {
             return self.copy_rows(sql, Rows::ByKey(column), map).await.map(Some);
@@ -464,7 +486,8 @@ impl Session {
             return Err(report);
         }
         let map = self.upstream.map();
-        let shard = map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
+        let shard =
+            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
         self.join(Participant { shard, lease, wrote: true });
         Ok(())
     }
@@ -489,9 +512,14 @@ impl Session {
             }
             Err(CommitError::Unknown(text)) => {
                 self.close_servers("server conn crashed?");
-                Err(Report::fatal("08007", "the connection to a shard was lost during COMMIT; the transaction's outcome is unknown")
-                    .detail(text)
-                    .hint("reconnect and look whether the changes are there; the shards agree with each other within seconds"))
+                Err(Report::fatal(
+                    "08007",
+                    "the connection to a shard was lost during COMMIT; the transaction's outcome is unknown",
+                )
+                .detail(text)
+                .hint(
+                    "reconnect and look whether the changes are there; the shards agree with each other within seconds",
+                ))
             }
         }
     }
@@ -548,7 +576,12 @@ impl Session {
     }
 
     /// Runs a statement on all participants, then notes it.
-    async fn on_all(&mut self, sql: &str, tag: &'static str, note: impl FnOnce(&mut TransactionLog)) -> Result<&'static str, Report> {
+    async fn on_all(
+        &mut self,
+        sql: &str,
+        tag: &'static str,
+        note: impl FnOnce(&mut TransactionLog),
+    ) -> Result<&'static str, Report> {
         let Link::Transaction(transaction) = &mut self.link else { return Ok(tag) };
         for participant in &mut transaction.participants {
             participant.lease.start(sql).map_err(|error| lost(&error))?;

@@ -57,8 +57,11 @@ impl Session {
     /// Runs the COPY at the head of the input (which is taken off it) and returns its answer.
     pub(super) async fn copy_rows(&mut self, sql: &str, rows: Rows, map: &Arc<ShardMap>) -> Result<Vec<u8>, Report> {
         if self.input.first() != Some(&b'Q') {
-            return Err(Report::error("0A000", "COPY FROM STDIN over several shards is not supported in the extended protocol")
-                .hint("send it as a simple query, as psql and the drivers' COPY functions do"));
+            return Err(Report::error(
+                "0A000",
+                "COPY FROM STDIN over several shards is not supported in the extended protocol",
+            )
+            .hint("send it as a simple query, as psql and the drivers' COPY functions do"));
         }
         let format = CopyFormat::parse(sql).map_err(|refusal| super::control::refusal_report(*refusal, &self.input))?;
         let columns = self.copy_columns(&format, map)?;
@@ -179,7 +182,10 @@ impl Session {
             let Some(row) = row.map_err(|error| super::control::refusal_report(*error.refusal(), &[]))? else {
                 return Ok(());
             };
-            match row.destination(&copying.map).map_err(|error| super::control::refusal_report(*error.refusal(), &[]))? {
+            match row
+                .destination(&copying.map)
+                .map_err(|error| super::control::refusal_report(*error.refusal(), &[]))?
+            {
                 Destination::EveryShard => copying.header = row.raw.to_vec(),
                 Destination::Shard(shard) => {
                     let batch = match &mut copying.batches[shard.index()] {

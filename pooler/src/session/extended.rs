@@ -36,7 +36,8 @@ impl Session {
         let mut edited = queue.is_some() || syncs == 0;
         let sent = with_output(|out| {
             let table = &self.shared.statements;
-            let mut edit = Edit { out, replies: &mut replies, statements, lease, table, client, limit, edited: &mut edited };
+            let mut edit =
+                Edit { out, replies: &mut replies, statements, lease, table, client, limit, edited: &mut edited };
             for frame in Frames::new(batch).map_while(Result::ok) {
                 edit.message(frame);
             }
@@ -65,7 +66,8 @@ impl Session {
     pub(super) fn remember_unnamed(&mut self, batch: &[u8]) {
         let client = self.client.id;
         let parses = Frames::new(batch).map_while(Result::ok).filter(|frame| frame.tag == b'P');
-        let Some(parse) = parses.filter_map(|frame| Parse::read(frame.body)).filter(|parse| parse.name.is_empty()).last()
+        let Some(parse) =
+            parses.filter_map(|frame| Parse::read(frame.body)).filter(|parse| parse.name.is_empty()).last()
         else {
             return;
         };

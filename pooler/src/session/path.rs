@@ -13,7 +13,8 @@ impl Session {
         };
         if let Some(statement) = effective.get("standard_conforming_strings") {
             let lower = statement.to_ascii_lowercase();
-            self.flow.escape_strings = ["off", "false", "'0'", "'no'", "= 0", "to 0"].iter().any(|off| lower.contains(off));
+            self.flow.escape_strings =
+                ["off", "false", "'0'", "'no'", "= 0", "to 0"].iter().any(|off| lower.contains(off));
         }
         if !self.upstream.is_sharded() {
             return;
@@ -27,8 +28,10 @@ impl Session {
             None => self.path = Default::default(),
             Some(Some(schemas)) => {
                 let user = &*self.upstream.user;
-                let schemas: Vec<String> =
-                    schemas.into_iter().map(|schema| if schema == "$user" { user.to_owned() } else { schema }).collect();
+                let schemas: Vec<String> = schemas
+                    .into_iter()
+                    .map(|schema| if schema == "$user" { user.to_owned() } else { schema })
+                    .collect();
                 self.path = self.shared.router.search_path(&schemas);
             }
             Some(None) => self.path_unknown = true,
@@ -38,8 +41,11 @@ impl Session {
 
 /// Refusal of a statement whose names could mean anything.
 pub fn unknown_path() -> Report {
-    Report::error("0A000", "cannot tell which tables are meant: search_path was set to something that is not understood")
-        .hint("set search_path to a list of plain schema names")
+    Report::error(
+        "0A000",
+        "cannot tell which tables are meant: search_path was set to something that is not understood",
+    )
+    .hint("set search_path to a list of plain schema names")
 }
 
 /// The schemas that a statement puts on the path; `None` if that can't be told. An empty list means the default.

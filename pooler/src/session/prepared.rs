@@ -85,7 +85,8 @@ impl ClientStatements {
 
     /// A Close is on its way.
     pub fn remove(&mut self, name: &[u8]) {
-        let (name, before) = self.named.remove_entry(name).map_or((name.into(), None), |(name, before)| (name, Some(before)));
+        let (name, before) =
+            self.named.remove_entry(name).map_or((name.into(), None), |(name, before)| (name, Some(before)));
         self.undo.push((name, before));
     }
 

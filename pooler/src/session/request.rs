@@ -7,7 +7,9 @@ use sluice_router::map::ShardMap;
 use sluice_router::plan::{Format, NoParameters, Parameter, Parameters, plan};
 use sluice_router::template::{Access, Action, Refusal, Residue, Route, Statement, Template};
 use sluice_router::{Router, SearchPath, ShardId, Target};
-use sluice_wire::frame::{Bind, Frame, FrameError, Frames, Header, Named, Parse, check_client_header, execute, query_text};
+use sluice_wire::frame::{
+    Bind, Frame, FrameError, Frames, Header, Named, Parse, check_client_header, execute, query_text,
+};
 
 use super::encoding;
 use super::prepared::ClientStatements;
@@ -205,8 +207,7 @@ impl Context<'_> {
             return Ok(());
         }
         request.edits = true;
-        let known = parses.find(name).is_some()
-            || self.statements.is_some_and(|known| known.named.contains_key(name));
+        let known = parses.find(name).is_some() || self.statements.is_some_and(|known| known.named.contains_key(name));
         if known || frame.tag == b'C' { Ok(()) } else { Err(Deny::UnknownStatement) }
     }
 
@@ -255,7 +256,11 @@ impl Context<'_> {
     fn check_encoding(&self, effect: &Effect) -> Result<(), Deny> {
         match effect {
             Effect::Set(set) if &*set.name == "client_encoding" && self.schema.sharding.is_some() => {
-                if set.resets || encoding::is_safe(&set.statement) { Ok(()) } else { Err(Deny::Refused(Box::new(encoding::refusal()))) }
+                if set.resets || encoding::is_safe(&set.statement) {
+                    Ok(())
+                } else {
+                    Err(Deny::Refused(Box::new(encoding::refusal())))
+                }
             }
             _ => Ok(()),
         }
@@ -378,8 +383,13 @@ fn mixed(place: Where, next: Where) -> Refusal {
     Refusal {
         sqlstate: "0A000".into(),
         message: "statements for different shards cannot be sent together".to_owned(),
-        detail: format!("One statement belongs to {}, another one to {}; sent together they would have to succeed or fail as one.", name(place), name(next)),
-        hint: "Send them one by one; put BEGIN and COMMIT around them, also sent on their own, to make them atomic.".to_owned(),
+        detail: format!(
+            "One statement belongs to {}, another one to {}; sent together they would have to succeed or fail as one.",
+            name(place),
+            name(next)
+        ),
+        hint: "Send them one by one; put BEGIN and COMMIT around them, also sent on their own, to make them atomic."
+            .to_owned(),
         position: 0,
     }
 }

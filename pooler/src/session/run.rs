@@ -183,10 +183,12 @@ impl Session {
             Link::One(server) if !shared => poll_unasked(cx, server, io, flow),
             Link::Transaction(transaction) => {
                 let mut servers = transaction.participants.iter_mut().map(|participant| &mut participant.lease);
-                servers.find_map(|server| match poll_unasked(cx, server, io, flow) {
-                    Poll::Ready(report) => Some(report),
-                    Poll::Pending => None,
-                }).map_or(Poll::Pending, Poll::Ready)
+                servers
+                    .find_map(|server| match poll_unasked(cx, server, io, flow) {
+                        Poll::Ready(report) => Some(report),
+                        Poll::Pending => None,
+                    })
+                    .map_or(Poll::Pending, Poll::Ready)
             }
             _ => Poll::Pending,
         };
@@ -255,8 +257,9 @@ impl Session {
                 }
             }
             b'F' => {
-                let report = Report::fatal("0A000", "function calls by the fast path are not supported in a sharded database")
-                    .hint("call the function with SELECT");
+                let report =
+                    Report::fatal("0A000", "function calls by the fast path are not supported in a sharded database")
+                        .hint("call the function with SELECT");
                 (0, Some(Step::Slow(Slow::fail(report))))
             }
             tag => (0, Some(protocol(&format!("unexpected message {:?}", char::from(tag))))),
@@ -309,9 +312,9 @@ impl Session {
         while self.flow.copy_in {
             let rest = &input[used..];
             let Some(header) = Header::read(rest) else { break };
-            let header = match header.and_then(|header| {
-                check_client_header(header, self.limits.max_packet_size).map(|()| header)
-            }) {
+            let header = match header
+                .and_then(|header| check_client_header(header, self.limits.max_packet_size).map(|()| header))
+            {
                 Ok(header) => header,
                 Err(error) => return (0, Some(protocol(&error.to_string()))),
             };
@@ -481,7 +484,10 @@ impl Session {
                     Some(participant) => participant.shard,
                     None => map.any(self.client.id),
                 },
-                Link::One(lease) => map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home()),
+                Link::One(lease) => map
+                    .shard_ids()
+                    .find(|shard| lease.pool().key.shard == Some(shard.index() as u16))
+                    .unwrap_or(map.home()),
                 Link::None => map.any(self.client.id),
             }),
         }
@@ -539,7 +545,10 @@ impl Session {
     fn enlist_now(&mut self, shard: ShardId, writes: bool) -> Result<(), Slow> {
         let Link::Transaction(transaction) = &self.link else { return Ok(()) };
         if self.open {
-            return Err(Slow::fail(one_pipeline(transaction.participants.get(transaction.active).map_or(0, |p| p.shard.index() as u16), shard)));
+            return Err(Slow::fail(one_pipeline(
+                transaction.participants.get(transaction.active).map_or(0, |p| p.shard.index() as u16),
+                shard,
+            )));
         }
         if transaction.opaque {
             return Err(Slow::fail(
@@ -762,7 +771,8 @@ impl Session {
     /// A transaction that began inside a request: its server is kept.
     fn adopt(&mut self, lease: Lease) {
         let map = self.upstream.map();
-        let shard = map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
+        let shard =
+            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
         let mut transaction = Transaction::new(TransactionLog::new("BEGIN", self.vars.clone()));
         transaction.opaque = true;
         transaction.participants.push(Participant { shard, lease, wrote: true });
@@ -799,7 +809,8 @@ impl Session {
         if ended {
             server.counters.xact_count += 1;
             // A transaction of one statement took as long as that.
-            server.counters.xact_time += transaction.map_or(request, |at| if at == began { request } else { micros(at) });
+            server.counters.xact_time +=
+                transaction.map_or(request, |at| if at == began { request } else { micros(at) });
         }
     }
 
@@ -815,7 +826,9 @@ impl Session {
         match &mut self.link {
             Link::None => None,
             Link::One(lease) => Some(lease),
-            Link::Transaction(transaction) => transaction.participants.get_mut(transaction.active).map(|p| &mut p.lease),
+            Link::Transaction(transaction) => {
+                transaction.participants.get_mut(transaction.active).map(|p| &mut p.lease)
+            }
         }
     }
 
@@ -913,14 +926,7 @@ impl Drop for Session {
 
 impl Transaction {
     pub(super) fn new(log: TransactionLog) -> Self {
-        Self {
-            log,
-            participants: Vec::new(),
-            active: 0,
-            failed: false,
-            opaque: false,
-            cursors: Vec::new(),
-        }
+        Self { log, participants: Vec::new(), active: 0, failed: false, opaque: false, cursors: Vec::new() }
     }
 }
 
@@ -996,7 +1002,9 @@ fn poll_unasked(cx: &mut Context<'_>, server: &mut Lease, io: &mut Io, flow: &mu
     let result = poll_responses(cx, server, io, flow);
     server.pending = server.pending.saturating_sub(1);
     match result {
-        Poll::Ready(Err(error)) => Poll::Ready(Report::fatal("08006", "server conn crashed?").detail(error.to_string())),
+        Poll::Ready(Err(error)) => {
+            Poll::Ready(Report::fatal("08006", "server conn crashed?").detail(error.to_string()))
+        }
         _ => Poll::Pending,
     }
 }

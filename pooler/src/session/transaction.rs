@@ -156,11 +156,14 @@ impl Setting {
     pub fn new(action: &SetAction, sql: &str, value: Option<String>) -> Option<Self> {
         let statement = match action.value {
             SetValue::Text | SetValue::Default => sql.trim().trim_end_matches(';').to_owned(),
-            SetValue::Literal { .. } | SetValue::Parameter { .. } => {
-                set_statement(&action.name, &value?, action.local)
-            }
+            SetValue::Literal { .. } | SetValue::Parameter { .. } => set_statement(&action.name, &value?, action.local),
         };
-        Some(Self { name: action.name.clone(), local: action.local, statement, resets: action.value == SetValue::Default })
+        Some(Self {
+            name: action.name.clone(),
+            local: action.local,
+            statement,
+            resets: action.value == SetValue::Default,
+        })
     }
 
     /// The session's settings after it.
@@ -181,8 +184,12 @@ impl Setting {
 pub enum Effect {
     None,
     Begin(String),
-    Commit { chain: bool },
-    Rollback { chain: bool },
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
     Savepoint(Box<str>),
     Release(Box<str>),
     RollbackTo(Box<str>),

@@ -5,8 +5,8 @@
 
 use pg_query::NodeEnum;
 use pg_query::protobuf::{
-    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, CreateTrigStmt, DropBehavior, DropStmt, GrantStmt, GrantTargetType,
-    IndexStmt, Node, ObjectType, RangeVar, RenameStmt, TruncateStmt,
+    AlterObjectSchemaStmt, CommentStmt, CreateSchemaStmt, CreateTrigStmt, DropBehavior, DropStmt, GrantStmt,
+    GrantTargetType, IndexStmt, Node, ObjectType, RangeVar, RenameStmt, TruncateStmt,
 };
 
 use super::constants::Constants;

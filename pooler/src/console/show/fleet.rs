@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use super::process::user_names;
 use crate::app::App;
+use crate::config::CONSOLE;
 use crate::config::{Config, Database, PoolMode};
 use crate::console::answer::{Row, Value, row};
 use crate::pool::{PoolKey, PoolView};
-use crate::config::CONSOLE;
 
 pub fn databases(app: &App) -> Vec<Row> {
     let config = app.config();

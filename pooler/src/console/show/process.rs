@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::mem::size_of;
 
 use crate::app::App;
+use crate::config::CONSOLE;
 use crate::config::Config;
 use crate::console::VERSION;
 use crate::console::answer::{Row, row};
 use crate::pool::Server;
 use crate::registry::{ClientEntry, ServerEntry};
-use crate::config::CONSOLE;
 
 pub fn version(_: &App) -> Vec<Row> {
     vec![row![VERSION]]

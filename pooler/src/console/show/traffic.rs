@@ -1,8 +1,8 @@
 //! SHOW STATS, STATS_TOTALS, STATS_AVERAGES and TOTALS.
 
 use crate::app::App;
-use crate::console::answer::{Row, Value, row};
 use crate::averages::Averages;
+use crate::console::answer::{Row, Value, row};
 use crate::stats::{COUNTERS, Counters};
 
 /// The counters' names in TOTALS, in the order of [`Counters::values`].
