@@ -76,6 +76,7 @@ pub struct Parts {
 
 impl Session {
     /// Takes the box, so that its memory goes back at once.
+    #[expect(clippy::boxed_local, reason = "unboxed by the caller, it would be part of the session's future")]
     pub fn new(parts: Box<Parts>) -> Self {
         let parts = *parts;
         parts.upstream.count_client(true);

@@ -164,7 +164,7 @@ fn client_row(app: &App, client: &ClientEntry, state: &str) -> Row {
             Peer::Unix { pid, .. } => pid.into(),
             Peer::Tcp(_) => 0,
         },
-        application_name: &application_name,
+        application_name,
         prepared: client.prepared.load(Ordering::Relaxed),
     };
     socket.row()
@@ -191,7 +191,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
         id: server.id,
         linked,
         remote_pid: server.key.pid.into(),
-        application_name: name.as_deref().map_or("", |name| name),
+        application_name: name.map_or("", |name| name),
         prepared: server.prepared.load(Ordering::Relaxed),
     };
     socket.row()
