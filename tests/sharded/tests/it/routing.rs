@@ -57,7 +57,11 @@ fn parameters_of_every_type_and_format_find_the_shard() {
             (&[INT2], Value::Binary((organization as i16).to_be_bytes().to_vec())),
         ];
         for (types, value) in forms {
-            assert_eq!(client.extended(sql, types, std::slice::from_ref(&value)).value(), wanted, "{types:?} {value:?}");
+            assert_eq!(
+                client.extended(sql, types, std::slice::from_ref(&value)).value(),
+                wanted,
+                "{types:?} {value:?}"
+            );
         }
         for padded in [format!(" {organization}"), format!("+{organization}"), format!("0{organization} ")] {
             assert_eq!(client.extended(sql, &[], &[padded.as_str().into()]).value(), wanted, "{padded:?}");
