@@ -19,5 +19,5 @@ mod slots;
 pub use command::Done;
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams};
 pub use pools::{PoolView, Pools};
-pub use slots::{Sizes, Slots, Waiter};
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};
+pub use slots::{Sizes, Slots, Waiter};
