@@ -1,8 +1,10 @@
 //! One client's session, from its first request to its end. The login before it is the listener's.
 //!
-//! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the session's loop: read,
-//! decide, send, relay), [`transaction`] (what has to be remembered of a transaction), [`control`] (statements that are
-//! not simply sent: BEGIN, commits over several shards, refusals), [`everywhere`] (DDL, and writes to reference tables), [`prepared`], [`copy`], [`path`].
+//! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the loop: read, decide, send,
+//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`settle`] (after the answer), then what is off
+//! the ordinary way: [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin, waiting, refusals),
+//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`] and [`prepared`] (named statements),
+//! [`straight`] (session pooling), [`path`] and [`encoding`].
 //!
 //! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
 //! one server runs, several in a transaction over several shards.
@@ -16,6 +18,10 @@ mod path;
 pub mod prepared;
 mod request;
 pub mod run;
+mod send;
+mod settle;
+mod steps;
+mod straight;
 mod transaction;
 
 use std::sync::Arc;

@@ -1,0 +1,174 @@
+//! The head of a client's input: which message it is, how far a request reaches, and what is to be done with it.
+//!
+//! Hot path: no allocation for an ordinary statement.
+
+use std::io;
+
+use sluice_wire::frame::{HEADER, Header, check_client_header};
+use sluice_wire::message::{self, Report};
+
+use super::request::{self, Cut, Request, Where};
+use super::run::{Slow, Step};
+use super::send::broken;
+use super::{End, Link, Session};
+use crate::config::PoolMode;
+
+impl Session {
+    /// Deals with the first request of `input`: how much of it is done with, and what comes next (`None`: more input).
+    pub(super) fn step(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        if self.upstream.mode == PoolMode::Session {
+            return self.step_session(input);
+        }
+        if self.flow.copy_in {
+            return self.step_copy(input);
+        }
+        if self.skip_to_sync {
+            return self.step_skip(input);
+        }
+        match request::cut(input, self.limits.max_packet_size) {
+            Err(error) => (0, Some(protocol(&error.to_string()))),
+            Ok(Cut::Incomplete) => (0, None),
+            Ok(Cut::Alone(end)) => self.step_alone(&input[..end]),
+            Ok(Cut::Synced(end)) => self.step_batch(&input[..end], true),
+            Ok(Cut::Open(end)) => self.step_batch(&input[..end], false),
+        }
+    }
+
+    pub(super) fn step_alone(&mut self, message: &[u8]) -> (usize, Option<Step>) {
+        let used = message.len();
+        match message[0] {
+            b'Q' => {
+                let map = self.upstream.map();
+                let schema = self.schema(&map);
+                let decided = self.context(&map, &schema).query(&message[HEADER..]);
+                self.flow.simple = true;
+                match decided.map_err(Slow::Deny).and_then(|request| self.send(request, &map, message, 1)) {
+                    Ok(()) => {
+                        // Its ReadyForQuery ends a pipeline that had no Sync yet, too.
+                        self.open = false;
+                        (used, Some(Step::Relay))
+                    }
+                    Err(slow) => (0, Some(Step::Slow(slow))),
+                }
+            }
+            b'X' => (used, Some(Step::End(End::Client("client close request".to_owned())))),
+            // The rest of a COPY that failed.
+            b'd' | b'c' | b'f' => (used, Some(Step::Read)),
+            b'F' if !self.upstream.is_sharded() => {
+                let map = self.upstream.map();
+                self.flow.simple = true;
+                let request = Request { place: Where::Shard(map.home()), ..Request::opaque() };
+                match self.send(request, &map, message, 1) {
+                    Ok(()) => (used, Some(Step::Relay)),
+                    Err(slow) => (0, Some(Step::Slow(slow))),
+                }
+            }
+            b'F' => {
+                let report =
+                    Report::fatal("0A000", "function calls by the fast path are not supported in a sharded database")
+                        .hint("call the function with SELECT");
+                (0, Some(Step::Slow(Slow::fail(report))))
+            }
+            tag => (0, Some(protocol(&format!("unexpected message {:?}", char::from(tag))))),
+        }
+    }
+
+    pub(super) fn step_batch(&mut self, batch: &[u8], synced: bool) -> (usize, Option<Step>) {
+        if batch == message::SYNC && matches!(self.link, Link::None) && !self.open {
+            let status = self.status();
+            let mut out = Vec::new();
+            message::ready(&mut out, status);
+            return (batch.len(), Some(self.reply(&out)));
+        }
+        let map = self.upstream.map();
+        let schema = self.schema(&map);
+        let decided = self.context(&map, &schema).batch(batch);
+        self.flow.simple = false;
+        match decided.map_err(Slow::Deny).and_then(|request| self.send(request, &map, batch, u32::from(synced))) {
+            Ok(()) => {
+                self.open = !synced;
+                (batch.len(), Some(Step::Relay))
+            }
+            Err(slow) => (0, Some(Step::Slow(slow))),
+        }
+    }
+
+    /// After an error of ours: everything up to Sync is dropped.
+    pub(super) fn step_skip(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        let Some(header) = Header::read(input) else { return (0, None) };
+        match header {
+            Ok(header) if input.len() as u64 >= header.total => {
+                let used = header.total as usize;
+                if header.tag == b'S' {
+                    self.skip_to_sync = false;
+                    let mut out = Vec::new();
+                    message::ready(&mut out, self.status());
+                    return (used, Some(self.reply(&out)));
+                }
+                (used, Some(Step::Read))
+            }
+            Ok(header) if header.total > request::MESSAGE_BUDGET => (0, Some(protocol("message too long"))),
+            Ok(_) => (0, None),
+            Err(error) => (0, Some(protocol(&error.to_string()))),
+        }
+    }
+
+    /// COPY data, on its way to the server: as many whole messages as there are.
+    pub(super) fn step_copy(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        let mut used = 0;
+        while self.flow.copy_in {
+            let rest = &input[used..];
+            let Some(header) = Header::read(rest) else { break };
+            let header = match header
+                .and_then(|header| check_client_header(header, self.limits.max_packet_size).map(|()| header))
+            {
+                Ok(header) => header,
+                Err(error) => return (0, Some(protocol(&error.to_string()))),
+            };
+            if header.total > request::MESSAGE_BUDGET {
+                return (0, Some(protocol("message too long")));
+            }
+            if (rest.len() as u64) < header.total {
+                break;
+            }
+            let message = &rest[..header.total as usize];
+            used += message.len();
+            match header.tag {
+                b'd' | b'c' | b'f' => {}
+                // The server ignores them in here.
+                b'S' | b'H' => continue,
+                b'X' => return (used, Some(Step::End(End::Client("client close request".to_owned())))),
+                _ => return (0, Some(protocol("only COPY data may be sent during COPY FROM STDIN"))),
+            }
+            if header.tag != b'd' {
+                self.flow.copy_in = false;
+                // In the extended protocol the Sync that ends the request is still to come.
+                self.open = !self.flow.simple;
+            }
+            let sent = self.server_mut().map_or(Ok(()), |server| server.send(message));
+            if let Err(error) = sent {
+                return (0, Some(server_failed(&error)));
+            }
+        }
+        (used, (used > 0).then_some(Step::Relay))
+    }
+
+    /// A whole message waits in the input.
+    pub(super) fn has_input(&self) -> bool {
+        if self.upstream.mode == PoolMode::Session {
+            return !self.input.is_empty();
+        }
+        if self.flow.copy_in {
+            return matches!(Header::read(&self.input), Some(Ok(header)) if self.input.len() as u64 >= header.total);
+        }
+        !matches!(request::cut(&self.input, self.limits.max_packet_size), Ok(Cut::Incomplete))
+    }
+}
+
+pub(super) fn protocol(text: &str) -> Step {
+    Step::Slow(Slow::fail(Report::fatal("08P01", text)))
+}
+
+pub(super) fn server_failed(error: &io::Error) -> Step {
+    Step::Slow(broken(error))
+}
