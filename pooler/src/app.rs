@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use sluice_catalog::CatalogError;
@@ -15,11 +15,9 @@ use sluice_wire::startup::CancelKey;
 use tokio::sync::{Notify, watch};
 
 use crate::averages::ConsoleStats;
-use crate::catalogs::{Catalogs, ShardedDatabase};
-use crate::config::CONSOLE;
-use crate::config::{Config, ConfigError, Database, PoolMode};
+use crate::logging::Log;
 use crate::net::{Address, TcpOptions};
-use crate::pool::{Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
+use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::prepared::StatementTable;
 use crate::session::{Limits, Shared};
@@ -67,11 +65,11 @@ pub struct App {
     /// Equal limits are one value: most clients share theirs.
     limits: Mutex<Vec<Weak<Limits>>>,
     client_sockets: AtomicUsize,
-    next_host: AtomicU32,
     pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
     shutting_down: AtomicBool,
     changed: Notify,
     pub started: Instant,
+    log: OnceLock<Log>,
 }
 
 /// Loads nothing and listens on nothing: an app around a configuration, its catalogs started.
@@ -99,11 +97,11 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         disabled: Mutex::default(),
         limits: Mutex::default(),
         client_sockets: AtomicUsize::new(0),
-        next_host: AtomicU32::new(0),
         shutdown: watch::Sender::new(None),
         shutting_down: AtomicBool::new(false),
         changed: Notify::new(),
         started: Instant::now(),
+        log: OnceLock::new(),
     });
     app.start_catalogs().await?;
     Ok(app)
@@ -142,6 +140,21 @@ impl App {
 
     pub fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    /// From now on RELOAD and SET change this log, too.
+    pub fn follow_log_settings(&self, log: Log) {
+        // A process has one log.
+        let _ = self.log.set(log);
+    }
+
+    fn reopen_log(&self, config: &Config) {
+        let Some(log) = self.log.get() else { return };
+        let path = config.settings.logfile.as_path();
+        let file = Some(path).filter(|path| !path.as_os_str().is_empty());
+        if let Err(error) = log.reopen(file, config.settings.verbose) {
+            tracing::error!("could not open logfile {}: {error}; the old one stays in use", path.display());
+        }
     }
 
     /// A database or a limit has changed: whoever waits for it looks again.
@@ -257,14 +270,7 @@ impl App {
                     .hint("see the log for why its catalog could not be read")
             });
         }
-        let hosts: Vec<&str> = database.hosts().collect();
-        let host = match hosts[..] {
-            [] => config.settings.unix_socket_dir.to_string_lossy().into_owned(),
-            _ => hosts[self.next_host.fetch_add(1, Ordering::Relaxed) as usize % hosts.len()].to_owned(),
-        };
-        let placement =
-            Placement { node: database.name.clone(), host, port: database.port, dbname: database.dbname.clone() };
-        Ok(watch::channel(unsharded_map(placement)).1)
+        Ok(watch::channel(unsharded_map(first_host(config, database))).1)
     }
 
     fn target(&self, config: &Config, database: &Database, user: &str, placement: &Placement) -> ServerTarget {
@@ -282,7 +288,7 @@ impl App {
         let startup = startup.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
         let timeout = config.settings.server_connect_timeout;
         ServerTarget {
-            address: Address::new(&placement.host, placement.port),
+            hosts: Arc::new(hosts(database, placement)),
             dbname: placement.dbname.clone(),
             user: user.to_owned(),
             secret: ServerSecret::new(stored.as_ref(), keys.as_ref()),
@@ -315,8 +321,8 @@ impl App {
         };
         let config = self.config();
         self.pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
-        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none())
-        {
+        self.reopen_log(&config);
+        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none()) {
             self.remove_database(name);
         }
         self.update_pools(&config);
@@ -370,13 +376,8 @@ impl App {
             let params = Arc::new(pool_params(config, &database, user));
             let map = upstream.map();
             for (pool, shard) in upstream.pools().iter().zip(map.shard_ids()) {
-                let placement = if database.is_sharded() {
-                    map.placement(shard).clone()
-                } else {
-                    let host = database.hosts().next().map(str::to_owned);
-                    let host = host.unwrap_or_else(|| config.settings.unix_socket_dir.to_string_lossy().into_owned());
-                    Placement { node: name.clone(), host, port: database.port, dbname: database.dbname.clone() }
-                };
+                let placement =
+                    if database.is_sharded() { map.placement(shard).clone() } else { first_host(config, &database) };
                 Pools::update(pool, params.clone(), Arc::new(self.target(config, &database, user, &placement)));
             }
         }
@@ -478,6 +479,20 @@ impl Drop for SocketGuard {
     }
 }
 
+/// Where an unsharded entry's servers are; of several hosts, the first.
+fn first_host(config: &Config, database: &Database) -> Placement {
+    let host = database.hosts().next().map(str::to_owned);
+    let host = host.unwrap_or_else(|| config.settings.unix_socket_dir.to_string_lossy().into_owned());
+    Placement { node: database.name.clone(), host, port: database.port, dbname: database.dbname.clone() }
+}
+
+/// `placement`, and the other hosts of an unsharded entry.
+fn hosts(database: &Database, placement: &Placement) -> Hosts {
+    let address = |host: &str| Address::new(host, placement.port);
+    let others = if database.is_sharded() { Vec::new() } else { database.hosts().skip(1).map(address).collect() };
+    Hosts::new(address(&placement.host), others, database.load_balance_hosts)
+}
+
 pub fn tcp_options(config: &Config) -> TcpOptions {
     let settings = &config.settings;
     TcpOptions {
@@ -498,7 +513,6 @@ fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
         query => Some(query.to_owned()),
     };
     let mode = config.pool_mode(database, user);
-    let resets = mode == PoolMode::Session || settings.server_reset_query_always;
     PoolParams {
         mode,
         sizes: Sizes {
@@ -515,7 +529,8 @@ fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
         login_retry: settings.server_login_retry,
         check_delay: settings.server_check_delay,
         check_query,
-        reset_query: if resets { settings.server_reset_query.clone() } else { String::new() },
+        reset_query: settings.server_reset_query.clone(),
+        resets_always: mode != PoolMode::Session && settings.server_reset_query_always,
         max_prepared_statements: settings.max_prepared_statements,
     }
 }

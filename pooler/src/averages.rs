@@ -56,13 +56,20 @@ impl ConsoleStats {
         totals
     }
 
-    /// Begins a new period if the last one is over.
-    pub fn tick(&self, pools: &Pools, period: Duration) {
+    /// Begins a new period if the last one is over, and says so.
+    pub fn tick(&self, pools: &Pools, period: Duration) -> bool {
         let now = Instant::now();
-        if lock(&self.periods).is_over(now, period) {
+        let is_over = lock(&self.periods).is_over(now, period);
+        if is_over {
             let totals = self.totals(pools);
             lock(&self.periods).turn(now, totals);
         }
+        is_over
+    }
+
+    /// The line of `log_stats`: averages since the previous period began.
+    pub fn line(&self, pools: &Pools) -> String {
+        stats_line(self.sums(pools).1)
     }
 
     /// Sums over all databases, and their averages.
@@ -140,6 +147,15 @@ fn averages(before: &Counters, now: &Counters, elapsed: Duration) -> Averages {
     ]
 }
 
+fn stats_line(averages: Averages) -> String {
+    let [_, transactions, queries, received, sent, transaction, query, wait, parses, server_parses, binds, logins] = averages;
+    format!(
+        "stats: {transactions} xacts/s, {queries} queries/s, {parses} client parses/s, {server_parses} server parses/s, \
+         {binds} binds/s, {logins} client logins/s, in {received} B/s, out {sent} B/s, xact {transaction} us, \
+         query {query} us, wait {wait} us"
+    )
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -167,6 +183,16 @@ mod tests {
         // Since second 60: 1,200 queries in 120 seconds.
         assert_eq!(periods.averages(at(180), &counted(1_800, 6_000 + 1_200 * 7))["db"][2], 10);
         assert_eq!(periods.averages(at(180), &counted(1_800, 1_200 * 7))["db"][6], 7);
+    }
+
+    #[test]
+    fn the_log_line_has_each_average_in_its_place() {
+        let line = stats_line(std::array::from_fn(|i| i as u64));
+        assert_eq!(
+            line,
+            "stats: 1 xacts/s, 2 queries/s, 8 client parses/s, 9 server parses/s, 10 binds/s, 11 client logins/s, \
+             in 3 B/s, out 4 B/s, xact 5 us, query 6 us, wait 7 us"
+        );
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! Log lines in PgBouncer's format: `2026-11-22 19:47:02.967 UTC [71] LEVEL text`.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 /// Where log lines go.
 pub struct Destination<'a> {
@@ -19,29 +23,65 @@ pub struct Destination<'a> {
     pub file: Option<&'a Path>,
 }
 
-/// Starts logging. `verbosity`: 0 logs, 1 debugs, 2 is noise.
-pub fn start(destination: &Destination<'_>, verbosity: u32) -> std::io::Result<()> {
+/// What RELOAD changes of a log that runs.
+pub struct Log {
+    file: Arc<Mutex<Option<File>>>,
+    levels: reload::Handle<Targets, Registry>,
+    /// From the command line; the setting only adds to it.
+    least_verbosity: u32,
+}
+
+impl Log {
+    /// Opens the file anew, which may have been renamed by logrotate, and takes over the verbosity. What was open stays if
+    /// the new file can't be opened.
+    pub fn reopen(&self, file: Option<&Path>, verbosity: u32) -> std::io::Result<()> {
+        // It fails only if the process logs through another subscriber, which has levels of its own.
+        let _ = self.levels.reload(levels(verbosity.max(self.least_verbosity)));
+        let opened = file.map(open).transpose()?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().append(true).create(true).open(path)
+}
+
+fn levels(verbosity: u32) -> Targets {
     let level = match verbosity {
         0 => Level::INFO,
         1 => Level::DEBUG,
         _ => Level::TRACE,
     };
-    let own = tracing_subscriber::filter::Targets::new()
-        .with_default(Level::WARN)
-        .with_target("sluice", level)
-        .with_target("sluice_catalog", level);
-    let stderr =
-        destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
-    let file = match destination.file {
-        Some(path) => {
-            let file = std::fs::File::options().append(true).create(true).open(path)?;
-            Some(tracing_subscriber::fmt::layer().event_format(Lines).with_ansi(false).with_writer(Mutex::new(file)))
+    Targets::new().with_default(Level::WARN).with_target("sluice", level).with_target("sluice_catalog", level)
+}
+
+/// The log file, if there is one now.
+struct Output(Arc<Mutex<Option<File>>>);
+
+impl Write for &Output {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
         }
-        None => None,
-    };
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts logging. `verbosity`: 0 logs, 1 debugs, 2 is noise; no RELOAD goes below `least_verbosity`.
+pub fn start(destination: &Destination<'_>, verbosity: u32, least_verbosity: u32) -> std::io::Result<Log> {
+    let (own, handle) = reload::Layer::new(levels(verbosity.max(least_verbosity)));
+    let stderr = destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
+    let file = Arc::new(Mutex::new(destination.file.map(open).transpose()?));
+    let output = Arc::new(Output(file.clone()));
+    let to_file = tracing_subscriber::fmt::layer().event_format(Lines).with_ansi(false).with_writer(output);
     // A second start in one process (tests) keeps the first.
-    let _ = tracing_subscriber::registry().with(own).with(stderr).with(file).try_init();
-    Ok(())
+    let _ = tracing_subscriber::registry().with(own).with(stderr).with(to_file).try_init();
+    Ok(Log { file, levels: handle, least_verbosity })
 }
 
 struct Lines;

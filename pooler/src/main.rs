@@ -96,12 +96,13 @@ fn run_pooler(args: &RunArgs) -> Result<(), String> {
     let config = app::load(path).map_err(|error| error.to_string())?;
     let file = Some(config.settings.logfile.as_path()).filter(|path| !path.as_os_str().is_empty());
     let destination = logging::Destination { stderr: !args.quiet, file };
-    logging::start(&destination, config.settings.verbose.max(args.verbose.into()))
+    let log = logging::start(&destination, config.settings.verbose, args.verbose.into())
         .map_err(|error| format!("cannot open logfile: {error}"))?;
     let pid = PidFile::create(&config.settings.pidfile)?;
     let workers = workers(&config);
     let result = runtime(workers).block_on(async {
         let app = app::build(config).await.map_err(|error| error.to_string())?;
+        app.follow_log_settings(log);
         tokio::spawn(signals(app.clone()));
         serve::serve(app, Box::pin(std::future::pending())).await.map_err(|error| error.to_string())
     });
@@ -114,7 +115,7 @@ fn run_demo(args: DemoArgs) -> Result<(), String> {
         let config = app::load(&ini)?;
         let logfile = config.settings.logfile.clone();
         let file = Some(logfile.as_path()).filter(|path| !path.as_os_str().is_empty());
-        logging::start(&logging::Destination { stderr: false, file }, 0)?;
+        logging::start(&logging::Destination { stderr: false, file }, 0, 0)?;
         let app = app::build(config).await?;
         serve::serve(app, shutdown).await?;
         Ok(())

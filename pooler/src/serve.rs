@@ -35,6 +35,10 @@ async fn janitor(app: Weak<App>) {
         app.follow_maps(&mut maps);
         app.pools.tend();
         app.enforce_timeouts();
-        app.console.tick(&app.pools, Duration::from_secs(app.config().settings.stats_period.into()));
+        let config = app.config();
+        let is_over = app.console.tick(&app.pools, Duration::from_secs(config.settings.stats_period.into()));
+        if is_over && config.settings.log_stats {
+            tracing::info!("{}", app.console.line(&app.pools));
+        }
     }
 }

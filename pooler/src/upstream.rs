@@ -57,6 +57,13 @@ impl Upstream {
         &self.pools
     }
 
+    /// Counted once, however many shards there are.
+    pub fn count_login(&self) {
+        if let Some(home) = self.pools.first() {
+            home.count_login();
+        }
+    }
+
     /// A session begins (or, with `false`, ends).
     pub fn count_client(&self, comes: bool) {
         for pool in &self.pools {

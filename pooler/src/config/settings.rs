@@ -100,10 +100,10 @@ settings! {
     auth_type: AuthType = Some("md5"), Reload, Only(&["trust", "plain", "md5", "scram-sha-256"]);
     /// User that runs `auth_query`.
     auth_user: Option<String> = None, Reload, DefaultOnly;
-    /// Forget an unused entry made from `*` after this long; 0 never.
-    autodb_idle_timeout: Duration = Some("3600"), Reload, Full;
-    /// Drop a queued cancel request after this long; 0 never.
-    cancel_wait_timeout: Duration = Some("10"), Reload, Full;
+    /// Forget an unused entry made from `*` after this long; 0 never, which is what happens now.
+    autodb_idle_timeout: Duration = Some("3600"), Reload, Only(&["0", "3600"]);
+    /// Drop a cancel request that takes longer.
+    cancel_wait_timeout: Duration = Some("10"), Reload, DefaultOnly;
     /// Drop a client that is idle this long without a server; 0 never.
     client_idle_timeout: Duration = Some("0"), Reload, Full;
     /// Drop a client that has not logged in by then; 0 never.
@@ -132,9 +132,9 @@ settings! {
     default_pool_size: u32 = Some("20"), Reload, Full;
     /// Refuse the simple query protocol.
     disable_pqexec: bool = Some("0"), Start, Full;
-    /// How long a DNS answer is kept.
+    /// Longest that a DNS answer is kept. Each new connection asks the system, so that no limit is exceeded.
     dns_max_ttl: Duration = Some("15"), Reload, Full;
-    /// How long a failed lookup is kept.
+    /// Longest that a failed lookup is kept; likewise.
     dns_nxdomain_ttl: Duration = Some("15"), Reload, Full;
     /// How often zone serials are polled; 0 never.
     dns_zone_check_period: Duration = Some("0"), Reload, DefaultOnly;
@@ -182,12 +182,12 @@ settings! {
     peer_id: u32 = Some("0"), Reload, DefaultOnly;
     /// File for the process id; empty for none.
     pidfile: PathBuf = Some(""), Start, Full;
-    /// Size of the relay buffers, in bytes.
+    /// Size of PgBouncer's relay buffers, in bytes. Sluice's are one per thread; the value changes nothing.
     pkt_buf: u32 = Some("4096"), Start, Full;
     /// When a server is given back.
     pool_mode: PoolMode = Some("session"), Reload, Full;
     /// Forget an empty pool after this long; 0 never.
-    pool_idle_timeout: Duration = Some("0"), Reload, Full;
+    pool_idle_timeout: Duration = Some("0"), Reload, DefaultOnly;
     /// Longest a query may run; 0 for ever.
     query_timeout: Duration = Some("0"), Reload, Full;
     /// Tell a client after so many seconds that it is queued; 0 never.
@@ -200,7 +200,7 @@ settings! {
     reserve_pool_timeout: Duration = Some("5"), Reload, Full;
     /// Alternative resolver configuration.
     resolv_conf: PathBuf = Some(""), Start, DefaultOnly;
-    /// Buffers handled on one socket before others get a turn.
+    /// Buffers handled on one socket before others get a turn. The runtime sees to fairness; the value changes nothing.
     sbuf_loopcnt: u32 = Some("5"), Reload, Full;
     /// Iterations of a SCRAM verifier derived from a plain password.
     scram_iterations: u32 = Some("4096"), Reload, Full;
@@ -211,7 +211,7 @@ settings! {
     /// Longest that connecting and logging in to a server may take; 0 for ever.
     server_connect_timeout: Duration = Some("15"), Reload, Full;
     /// Close servers marked for it without waiting for session clients.
-    server_fast_close: bool = Some("0"), Reload, Full;
+    server_fast_close: bool = Some("0"), Reload, DefaultOnly;
     /// Close a server idle this long; 0 never.
     server_idle_timeout: Duration = Some("600"), Reload, Full;
     /// Close a server this old when it is free; 0 uses each connection once.
@@ -244,7 +244,7 @@ settings! {
     stats_period: u32 = Some("60"), Reload, Full;
     /// Users who may read the console.
     stats_users: List = Some(""), Reload, Full;
-    /// Drop sockets that SUSPEND cannot flush by then.
+    /// Drop sockets that SUSPEND cannot flush by then. SUSPEND itself is refused in this version.
     suspend_timeout: Duration = Some("10"), Reload, Full;
     /// Log to syslog.
     syslog: bool = Some("0"), Reload, DefaultOnly;
@@ -252,8 +252,8 @@ settings! {
     syslog_facility: String = Some("daemon"), Reload, Full;
     /// Name before messages to syslog.
     syslog_ident: String = Some("pgbouncer"), Reload, Full;
-    /// TCP_DEFER_ACCEPT on listeners.
-    tcp_defer_accept: u32 = Some("1"), Reload, Full;
+    /// TCP_DEFER_ACCEPT on listeners. Not set in this version: clients see no difference, but a time limit would be one.
+    tcp_defer_accept: u32 = Some("1"), Reload, Only(&["0", "1"]);
     /// SO_KEEPALIVE on client and server sockets.
     tcp_keepalive: bool = Some("1"), Reload, Full;
     /// TCP_KEEPCNT; 0 for the system's default.
@@ -461,11 +461,26 @@ mod tests {
                 "\"auth_type\" = \"hba\" is not supported in this version (use one of: trust, plain, md5, scram-sha-256)",
             ),
             ("auth_user", "pooler", "\"auth_user\" = \"pooler\" is not supported in this version (remove the setting)"),
+            (
+                "server_fast_close",
+                "1",
+                "\"server_fast_close\" = \"1\" is not supported in this version (use one of: 0)",
+            ),
+            (
+                "tcp_defer_accept",
+                "45",
+                "\"tcp_defer_accept\" = \"45\" is not supported in this version (use one of: 0, 1)",
+            ),
+            (
+                "pool_idle_timeout",
+                "60",
+                "\"pool_idle_timeout\" = \"60\" is not supported in this version (use one of: 0)",
+            ),
             ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),
         ] {
             assert_eq!(set(key, text).unwrap_err(), expected);
         }
-        for harmless in [("server_tls_sslmode", "disable"), ("auth_user", ""), ("client_tls_ciphers", "HIGH")] {
+        for harmless in [("server_tls_sslmode", "disable"), ("auth_user", ""), ("client_tls_ciphers", "HIGH"), ("autodb_idle_timeout", "0")] {
             assert!(set(harmless.0, harmless.1).is_ok(), "{harmless:?}");
         }
     }

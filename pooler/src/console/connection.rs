@@ -175,7 +175,9 @@ impl Connection {
     }
 
     fn put_error(&mut self, report: &Report) {
-        tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+        if self.app.config().settings.log_pooler_errors {
+            tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+        }
         report.encode(&mut self.output);
     }
 

@@ -76,7 +76,9 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
         Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
         Ok(LoggedIn::Client(login)) => login.accept(handshake),
         Err(Some(report)) => {
-            tracing::warn!("C: {} pooler error: {}", handshake.peer, report.message);
+            if handshake.config.settings.log_pooler_errors {
+                tracing::warn!("C: {} pooler error: {}", handshake.peer, report.message);
+            }
             let mut out = Vec::new();
             report.encode(&mut out);
             let _ = tokio::time::timeout(Duration::from_secs(1), handshake.io.write_all(&out)).await;
@@ -237,11 +239,14 @@ impl Handshake {
         let welcome = welcome(&upstream).await;
         upstream.count_client(false);
         self.welcome(&client, &*welcome.map_err(Some)?, &vars).await?;
+        upstream.count_login();
         let limits = Limits {
             query_wait_timeout: self.config.query_wait_timeout(database, &user),
             query_wait_notify: Duration::from_secs(self.config.settings.query_wait_notify.into()),
             max_packet_size: self.config.settings.max_packet_size,
             max_prepared_statements: self.config.settings.max_prepared_statements,
+            refuses_simple: self.config.settings.disable_pqexec,
+            log_errors: self.config.settings.log_pooler_errors,
         };
         if self.config.settings.log_connections {
             tracing::info!(
@@ -277,11 +282,14 @@ impl Handshake {
         ];
         let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         self.welcome(&client, &Welcome { parameters }, &[]).await?;
+        self.app.console.count(|counters| counters.client_login_count += 1);
         let limits = Limits {
             query_wait_timeout: None,
             query_wait_notify: Duration::ZERO,
             max_packet_size: settings.max_packet_size,
             max_prepared_statements: 0,
+            refuses_simple: false,
+            log_errors: settings.log_pooler_errors,
         };
         Ok(Login { client, upstream: None, limits, vars: Vec::new(), admin })
     }
@@ -329,8 +337,6 @@ impl Handshake {
                 if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
                     return Err(refuse("0A000", "replication connections are not supported in this version"));
                 }
-            } else if name == "application_name" && settings.application_name_add_host {
-                set(name, &format!("{value} - {}", self.peer));
             } else if self.is_tracked(name) {
                 set(name, value);
             } else if !ignored(name) {
@@ -339,6 +345,10 @@ impl Handshake {
                         .hint("add it to ignore_startup_parameters to have it dropped"),
                 ));
             }
+        }
+        if settings.application_name_add_host {
+            let name = message.param("application_name").unwrap_or("app");
+            set("application_name", &format!("{name} - {}", self.peer));
         }
         Ok(vars)
     }

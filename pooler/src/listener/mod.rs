@@ -15,7 +15,7 @@ mod handshake;
 use self::handshake::{Accepted, handshake};
 use crate::app::{App, SocketGuard, tcp_options};
 use crate::config::Config;
-use crate::net::{Io, TcpOptions};
+use crate::net::Io;
 use crate::session::{End, Session};
 
 /// Why there is nothing to listen on.
@@ -43,7 +43,6 @@ enum Listener {
 /// All listening sockets. Dropping it closes them and removes the unix socket's file.
 pub struct Listeners {
     listeners: Vec<Listener>,
-    tcp: TcpOptions,
     unix_path: Option<PathBuf>,
     tasks: JoinSet<()>,
 }
@@ -57,13 +56,13 @@ impl Listeners {
         if listeners.is_empty() {
             return Err(ListenError::Nowhere);
         }
-        Ok(Self { listeners, tcp: tcp_options(config), unix_path, tasks: JoinSet::new() })
+        Ok(Self { listeners, unix_path, tasks: JoinSet::new() })
     }
 
     /// Starts to accept.
     pub fn start(&mut self, app: &Arc<App>) {
         for listener in self.listeners.drain(..) {
-            self.tasks.spawn(accept(listener, app.clone(), self.tcp));
+            self.tasks.spawn(accept(listener, app.clone()));
         }
     }
 }
@@ -154,10 +153,10 @@ fn bind_unix(config: &Config, listeners: &mut Vec<Listener>) -> Result<Option<Pa
     Ok(Some(path))
 }
 
-async fn accept(listener: Listener, app: Arc<App>, tcp: TcpOptions) {
+async fn accept(listener: Listener, app: Arc<App>) {
     loop {
         let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, _)| Io::tcp(stream, &tcp)),
+            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, _)| Io::tcp(stream, &tcp_options(&app.config()))),
             Listener::Unix(listener) => listener.accept().await.and_then(|(stream, _)| Io::unix(stream)),
         };
         match accepted {

@@ -1,5 +1,6 @@
 //! The pool of servers that client traffic runs on.
 //!
+//! - [`hosts`]: the hosts of an entry, and whose turn it is;
 //! - [`server`]: one connection to PostgreSQL, how it is opened, and what it carries between leases;
 //! - [`command`]: statements of our own on a server, whose results the client does not see;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
@@ -10,13 +11,14 @@
 //! closes its server.
 
 mod command;
-#[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
+mod hosts;
 mod pool;
 mod pools;
 mod server;
 mod slots;
 
 pub use command::Done;
+pub use hosts::Hosts;
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams};
 pub use pools::{PoolView, Pools};
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};

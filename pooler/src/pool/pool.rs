@@ -4,7 +4,7 @@
 //! a few instructions.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::server::{ConnectError, Server, ServerTarget, Welcome};
 use super::slots::{Sizes, Slots, Waiter};
 use crate::config::PoolMode;
 use crate::stats::Counters;
+use crate::vars::VarsTable;
 
 /// What makes a pool.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,8 +45,10 @@ pub struct PoolParams {
     pub check_delay: Duration,
     /// `None` = no check; empty = an empty query.
     pub check_query: Option<String>,
-    /// What makes a server clean for the next client in session mode (or always); empty = nothing.
+    /// What makes a server clean for the next client in session mode; empty = nothing.
     pub reset_query: String,
+    /// `server_reset_query_always`: it runs after each transaction, too.
+    pub resets_always: bool,
     pub max_prepared_statements: u32,
 }
 
@@ -83,6 +86,8 @@ pub struct Pool {
     pub(super) pools: Weak<Pools>,
     /// Clients whose sessions use this pool.
     pub clients: AtomicUsize,
+    /// A copy of the parameter, so that a checkin need not take the lock for it.
+    resets_always: AtomicBool,
 }
 
 /// A place in the queue.
@@ -98,6 +103,7 @@ impl Pool {
     ) -> Self {
         let mut slots = Slots::default();
         slots.paused = paused;
+        let resets_always = AtomicBool::new(params.resets_always);
         let state = State {
             slots,
             params,
@@ -108,11 +114,21 @@ impl Pool {
             counters: Counters::default(),
             removed: false,
         };
-        Self { key, state: Mutex::new(state), pools, clients: AtomicUsize::new(0) }
+        Self { key, state: Mutex::new(state), pools, clients: AtomicUsize::new(0), resets_always }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_params(&self, state: &mut State, params: Arc<PoolParams>) {
+        self.resets_always.store(params.resets_always, Ordering::Relaxed);
+        state.params = params;
+    }
+
+    /// A client has logged in.
+    pub fn count_login(&self) {
+        self.lock().counters.client_login_count += 1;
     }
 
     pub fn params(&self) -> Arc<PoolParams> {
@@ -308,7 +324,36 @@ impl Lease {
 
     /// Returns a server on which nothing is under way; any other is closed.
     #[inline]
-    pub fn checkin(mut self) {
+    pub fn checkin(self) {
+        if self.pool.resets_always.load(Ordering::Relaxed) {
+            return self.reset();
+        }
+        self.put_back();
+    }
+
+    /// Runs `server_reset_query` in the background, then returns the server.
+    pub fn reset(mut self) {
+        let query = self.pool.params().reset_query.clone();
+        if query.is_empty() || !self.is_settled() {
+            return self.put_back();
+        }
+        self.entry.client.store(0, Ordering::Relaxed);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.close("shutting down") };
+        runtime.spawn(async move {
+            match self.run(&query).await {
+                Ok(done) if done.error.is_none() => {
+                    self.forget_all_statements();
+                    self.applied = VarsTable::default().intern(Vec::new());
+                    self.suspect = false;
+                    self.put_back();
+                }
+                _ => self.close("reset query failed"),
+            }
+        });
+    }
+
+    #[inline]
+    fn put_back(mut self) {
         let Some(server) = self.server.take() else { return };
         server.entry.client.store(0, Ordering::Relaxed);
         if !server.is_settled() {

@@ -102,8 +102,8 @@ impl Pools {
     /// RELOAD for one pool.
     pub fn update(pool: &Arc<Pool>, params: Arc<PoolParams>, target: Arc<ServerTarget>) {
         let mut state = pool.lock();
-        state.params = params;
-        let moved = state.target.address != target.address
+        pool.set_params(&mut state, params);
+        let moved = state.target.hosts != target.hosts
             || state.target.dbname != target.dbname
             || state.target.connect_query != target.connect_query;
         state.target = target;

@@ -12,6 +12,7 @@ use sluice_wire::message::{self, Status};
 use sluice_wire::scan::Scanner;
 use sluice_wire::startup::{CancelKey, startup_message};
 
+use super::hosts::Hosts;
 use super::pool::PoolKey;
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::{Registry, ServerEntry};
@@ -24,7 +25,7 @@ const LOGIN_BUDGET: usize = 1 << 20;
 /// Everything needed to open a connection.
 #[derive(Debug, Clone)]
 pub struct ServerTarget {
-    pub address: Address,
+    pub hosts: Arc<Hosts>,
     pub dbname: String,
     pub user: String,
     pub secret: ServerSecret,
@@ -118,24 +119,24 @@ impl Server {
         key: &PoolKey,
         registry: &Registry,
     ) -> Result<(Self, Welcome), ConnectError> {
+        let address = target.hosts.pick();
         let login = async {
-            let (io, peer) =
-                Io::connect(&target.address, &target.tcp).await.map_err(|error| unreachable(target, &error))?;
-            let mut login = Login { io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
+            let connected = Io::connect(address, &target.tcp).await;
+            let (io, peer) = connected.map_err(|error| unreachable(address, &error))?;
+            let address = address.clone();
+            let mut login = Login { address, io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
             login.run(target).await?;
             Ok(login)
         };
-        let login = match tokio::time::timeout(target.timeout, login).await {
-            Ok(result) => result?,
-            Err(_) => return Err(ConnectError::Timeout),
-        };
+        let login = tokio::time::timeout(target.timeout, login).await.unwrap_or(Err(ConnectError::Timeout));
+        let login = login.inspect_err(|_| target.hosts.skip(address))?;
         let now = registry.clock.millis();
         let entry = Arc::new(ServerEntry {
             id: registry.next_id(),
             database: (&*key.database).into(),
             shard: key.shard,
             user: target.user.as_str().into(),
-            address: target.address.clone(),
+            address: login.address,
             peer: login.peer,
             local: login.io.local_addr(),
             key: login.key.unwrap_or(CancelKey { pid: 0, secret: Vec::new() }),
@@ -209,8 +210,8 @@ impl Server {
     }
 }
 
-fn unreachable(target: &ServerTarget, error: &io::Error) -> ConnectError {
-    ConnectError::Unreachable { address: target.address.to_string(), text: error.to_string() }
+fn unreachable(address: &Address, error: &io::Error) -> ConnectError {
+    ConnectError::Unreachable { address: address.to_string(), text: error.to_string() }
 }
 
 /// Reported by PostgreSQL whenever it changes.
@@ -270,6 +271,7 @@ impl StatementCache {
 
 /// A login under way.
 struct Login {
+    address: Address,
     io: Io,
     peer: Peer,
     received: Vec<u8>,
@@ -282,31 +284,31 @@ impl Login {
     async fn run(&mut self, target: &ServerTarget) -> Result<(), ConnectError> {
         let params = [("user", target.user.as_str()), ("database", target.dbname.as_str())];
         let extra = target.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        self.send(target, &startup_message(0, params.into_iter().chain(extra))).await?;
+        self.send(&startup_message(0, params.into_iter().chain(extra))).await?;
         self.authenticate(target).await?;
-        self.until_ready(target).await?;
+        self.until_ready().await?;
         if let Some(query) = &target.connect_query {
             let mut bytes = Vec::new();
             message::query(&mut bytes, query.as_bytes());
-            self.send(target, &bytes).await?;
-            self.until_ready(target).await?;
+            self.send(&bytes).await?;
+            self.until_ready().await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, target: &ServerTarget, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.io.write_all(bytes).await.map_err(|error| unreachable(target, &error))
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.io.write_all(bytes).await.map_err(|error| unreachable(&self.address, &error))
     }
 
     async fn authenticate(&mut self, target: &ServerTarget) -> Result<(), ConnectError> {
         let mut login = ServerLogin::new(&target.user, target.secret.clone(), &Entropy::random());
         loop {
-            let (tag, body) = self.next(target).await?;
+            let (tag, body) = self.next().await?;
             match tag {
                 b'R' => match login.on_authentication(&body).map_err(|error| ConnectError::Login(error.to_string()))? {
                     LoginReply::Authenticated => return Ok(()),
                     LoginReply::Nothing => {}
-                    LoginReply::Send(bytes) => self.send(target, &bytes).await?,
+                    LoginReply::Send(bytes) => self.send(&bytes).await?,
                 },
                 b'E' => return Err(refused(&body)),
                 b'N' | b'S' | b'v' => {}
@@ -317,9 +319,9 @@ impl Login {
 
     /// Reads up to ReadyForQuery, and collects what a client is welcomed with. An error after the login is one of
     /// `connect_query`, which is logged and ignored.
-    async fn until_ready(&mut self, target: &ServerTarget) -> Result<(), ConnectError> {
+    async fn until_ready(&mut self) -> Result<(), ConnectError> {
         loop {
-            let (tag, body) = self.next(target).await?;
+            let (tag, body) = self.next().await?;
             match tag {
                 b'Z' => return Ok(()),
                 b'S' => self.add_parameter(&body),
@@ -347,7 +349,7 @@ impl Login {
         }
     }
 
-    async fn next(&mut self, target: &ServerTarget) -> Result<(u8, Vec<u8>), ConnectError> {
+    async fn next(&mut self) -> Result<(u8, Vec<u8>), ConnectError> {
         loop {
             match Frame::first(&self.received[self.used..]) {
                 Ok(Some(frame)) => {
@@ -364,9 +366,9 @@ impl Login {
                 return Err(ConnectError::Login("the server's answer is too long".to_owned()));
             }
             match self.io.read_some(&mut self.received).await {
-                Ok(0) => return Err(unreachable(target, &io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => return Err(unreachable(&self.address, &io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => {}
-                Err(error) => return Err(unreachable(target, &error)),
+                Err(error) => return Err(unreachable(&self.address, &error)),
             }
         }
     }

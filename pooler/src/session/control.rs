@@ -60,7 +60,9 @@ impl Session {
         if report.severity == Severity::Fatal || in_pipeline {
             // Last words; a client that doesn't listen doesn't hold up the end.
             let _ = tokio::time::timeout(LAST_WORDS, self.io.write_all(&out)).await;
-            tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+            if self.limits.log_errors {
+                tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+            }
             self.close_servers(&report.message);
             return Err(End::Us(report.message.clone()));
         }
@@ -632,27 +634,6 @@ async fn make_ready(lease: &mut Lease, client: u64, wanted: &Arc<Vars>, none: &A
     }
     lease.applied = wanted.clone();
     Ok(())
-}
-
-/// A server of a session-pooled client that left: cleaned in the background, then given back.
-pub(super) fn give_back(mut lease: Lease) {
-    let query = lease.pool().params().reset_query.clone();
-    if query.is_empty() {
-        return lease.checkin();
-    }
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return lease.close("shutting down") };
-    runtime.spawn(async move {
-        match lease.run(&query).await {
-            Ok(done) if done.error.is_none() => {
-                lease.forget_all_statements();
-                let none = crate::vars::VarsTable::default().intern(Vec::new());
-                lease.applied = none;
-                lease.suspect = false;
-                lease.checkin();
-            }
-            _ => lease.close("reset query failed"),
-        }
-    });
 }
 
 pub(super) fn failure(done: &Done) -> Option<Report> {

@@ -57,6 +57,10 @@ pub struct Limits {
     pub query_wait_notify: Duration,
     pub max_packet_size: u32,
     pub max_prepared_statements: u32,
+    /// `disable_pqexec`: a simple query ends the session.
+    pub refuses_simple: bool,
+    /// `log_pooler_errors`.
+    pub log_errors: bool,
 }
 
 /// The servers that a session holds.
