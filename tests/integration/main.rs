@@ -16,6 +16,7 @@ mod modes;
 mod pins;
 mod pipelines;
 mod prepared;
+mod settings;
 mod state;
 mod support;
 mod timeouts;
