@@ -15,6 +15,8 @@ use sluice_wire::startup::CancelKey;
 use tokio::sync::{Notify, watch};
 
 use crate::averages::ConsoleStats;
+use crate::catalogs::{Catalogs, ShardedDatabase};
+use crate::config::{CONSOLE, Config, ConfigError, Database, PoolMode};
 use crate::logging::Log;
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
@@ -322,7 +324,8 @@ impl App {
         let config = self.config();
         self.pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
         self.reopen_log(&config);
-        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none()) {
+        for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none())
+        {
             self.remove_database(name);
         }
         self.update_pools(&config);

@@ -148,7 +148,8 @@ fn averages(before: &Counters, now: &Counters, elapsed: Duration) -> Averages {
 }
 
 fn stats_line(averages: Averages) -> String {
-    let [_, transactions, queries, received, sent, transaction, query, wait, parses, server_parses, binds, logins] = averages;
+    let [_, transactions, queries, received, sent, transaction, query, wait, parses, server_parses, binds, logins] =
+        averages;
     format!(
         "stats: {transactions} xacts/s, {queries} queries/s, {parses} client parses/s, {server_parses} server parses/s, \
          {binds} binds/s, {logins} client logins/s, in {received} B/s, out {sent} B/s, xact {transaction} us, \

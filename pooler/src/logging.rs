@@ -75,7 +75,8 @@ impl Write for &Output {
 /// Starts logging. `verbosity`: 0 logs, 1 debugs, 2 is noise; no RELOAD goes below `least_verbosity`.
 pub fn start(destination: &Destination<'_>, verbosity: u32, least_verbosity: u32) -> std::io::Result<Log> {
     let (own, handle) = reload::Layer::new(levels(verbosity.max(least_verbosity)));
-    let stderr = destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
+    let stderr =
+        destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
     let file = Arc::new(Mutex::new(destination.file.map(open).transpose()?));
     let output = Arc::new(Output(file.clone()));
     let to_file = tracing_subscriber::fmt::layer().event_format(Lines).with_ansi(false).with_writer(output);

@@ -480,7 +480,12 @@ mod tests {
         ] {
             assert_eq!(set(key, text).unwrap_err(), expected);
         }
-        for harmless in [("server_tls_sslmode", "disable"), ("auth_user", ""), ("client_tls_ciphers", "HIGH"), ("autodb_idle_timeout", "0")] {
+        for harmless in [
+            ("server_tls_sslmode", "disable"),
+            ("auth_user", ""),
+            ("client_tls_ciphers", "HIGH"),
+            ("autodb_idle_timeout", "0"),
+        ] {
             assert!(set(harmless.0, harmless.1).is_ok(), "{harmless:?}");
         }
     }

@@ -156,7 +156,9 @@ fn bind_unix(config: &Config, listeners: &mut Vec<Listener>) -> Result<Option<Pa
 async fn accept(listener: Listener, app: Arc<App>) {
     loop {
         let accepted = match &listener {
-            Listener::Tcp(listener) => listener.accept().await.and_then(|(stream, _)| Io::tcp(stream, &tcp_options(&app.config()))),
+            Listener::Tcp(listener) => {
+                listener.accept().await.and_then(|(stream, _)| Io::tcp(stream, &tcp_options(&app.config())))
+            }
             Listener::Unix(listener) => listener.accept().await.and_then(|(stream, _)| Io::unix(stream)),
         };
         match accepted {

@@ -124,7 +124,8 @@ impl Server {
             let connected = Io::connect(address, &target.tcp).await;
             let (io, peer) = connected.map_err(|error| unreachable(address, &error))?;
             let address = address.clone();
-            let mut login = Login { address, io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
+            let mut login =
+                Login { address, io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
             login.run(target).await?;
             Ok(login)
         };

@@ -164,7 +164,7 @@ impl Drop for Session {
         self.client.link(0);
         let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) else { return };
         if self.upstream.mode == PoolMode::Session && lease.is_settled() && !self.pinned {
-            super::control::give_back(lease);
+            lease.reset();
         } else {
             drop(lease);
         }

@@ -37,6 +37,7 @@ impl Session {
     pub(super) fn step_alone(&mut self, message: &[u8]) -> (usize, Option<Step>) {
         let used = message.len();
         match message[0] {
+            b'Q' if self.limits.refuses_simple => (0, Some(protocol(PQEXEC))),
             b'Q' => {
                 let map = self.upstream.map();
                 let schema = self.schema(&map);
@@ -164,6 +165,9 @@ impl Session {
         !matches!(request::cut(&self.input, self.limits.max_packet_size), Ok(Cut::Incomplete))
     }
 }
+
+/// What a client hears that sends a simple query in spite of `disable_pqexec`.
+pub(super) const PQEXEC: &str = "PQexec disallowed";
 
 pub(super) fn protocol(text: &str) -> Step {
     Step::Slow(Slow::fail(Report::fatal("08P01", text)))

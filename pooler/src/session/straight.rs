@@ -8,7 +8,7 @@ use sluice_wire::frame::{Frame, Header};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
 use super::run::{Slow, Step};
-use super::steps::{protocol, server_failed};
+use super::steps::{PQEXEC, protocol, server_failed};
 use super::{End, Link, Session};
 use crate::executor::relay::Flow;
 use crate::pool::Lease;
@@ -29,12 +29,23 @@ impl Session {
         if let Some(sql) = transition(&server.applied, &self.vars) {
             return (0, Some(Step::Slow(Slow::Prepare(sql))));
         }
-        let mut sink = StraightSink { server, flow: &mut self.flow, terminate: false, error: None };
+        let refuses_simple = self.limits.refuses_simple;
+        let mut sink = StraightSink {
+            server,
+            flow: &mut self.flow,
+            refuses_simple,
+            refused: false,
+            terminate: false,
+            error: None,
+        };
         let mut scanner = self.straight.take().unwrap_or_default();
         if let Err(error) = scanner.scan(input, &mut sink) {
             return (0, Some(protocol(&error.to_string())));
         }
-        let (terminate, error) = (sink.terminate, sink.error);
+        let (terminate, refused, error) = (sink.terminate, sink.refused, sink.error);
+        if refused {
+            return (0, Some(protocol(PQEXEC)));
+        }
         if !scanner.is_at_boundary() {
             self.straight = Some(scanner);
         }
@@ -57,6 +68,8 @@ impl Session {
 struct StraightSink<'a> {
     server: &'a mut Lease,
     flow: &'a mut Flow,
+    refuses_simple: bool,
+    refused: bool,
     terminate: bool,
     error: Option<io::Error>,
 }
@@ -64,6 +77,10 @@ struct StraightSink<'a> {
 impl Sink for StraightSink<'_> {
     fn classify(&mut self, header: Header) -> Class {
         match header.tag {
+            b'Q' if self.refuses_simple => {
+                self.refused = true;
+                return Class::Drop;
+            }
             b'X' => {
                 self.terminate = true;
                 return Class::Drop;
