@@ -35,7 +35,7 @@ fn pools(criterion: &mut Criterion) {
         let mut server = Some(Box::new(0));
         bencher.iter(|| {
             let (grant, ticket) = oneshot::channel();
-            empty.lock().expect("no panic").push_waiter(Waiter { since: Instant::now(), grant });
+            empty.lock().expect("no panic").push_waiter(Waiter { since: Instant::now(), grant, urgent: false });
             let waiter = empty.lock().expect("no panic").next_waiter().expect("somebody waits");
             waiter.grant.send(server.take().expect("given back")).expect("the client is there");
             server = Some(ticket.blocking_recv().expect("granted"));

@@ -345,6 +345,12 @@ impl App {
         self.drop_connections(name);
     }
 
+    /// KILL of everything. RESUME, likewise of everything, ends the pause.
+    pub fn kill_all(&self) {
+        self.pools.pause(None);
+        self.database_names().iter().for_each(|name| self.drop_connections(name));
+    }
+
     /// All entries: those that are listed, and those that were made from `*` and are in use.
     pub fn database_names(&self) -> BTreeSet<String> {
         let listed = self.config().databases.keys().cloned().collect::<Vec<_>>();

@@ -165,7 +165,7 @@ fn kill(app: &App, database: Option<&str>) -> Result<Answer, Report> {
     known(app, database, "kill")?;
     match database {
         Some(name) => app.kill_database(name),
-        None => app.database_names().iter().for_each(|name| app.kill_database(name)),
+        None => app.kill_all(),
     }
     Ok(Answer::done("KILL"))
 }

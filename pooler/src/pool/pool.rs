@@ -170,7 +170,9 @@ impl Pool {
     }
 
     /// A free server now, or a place in the queue.
-    pub fn checkout(self: &Arc<Self>) -> Result<Result<Lease, Ticket>, CheckoutError> {
+    ///
+    /// `urgent`: for a transaction that has begun, which a PAUSE lets finish.
+    pub fn checkout(self: &Arc<Self>, urgent: bool) -> Result<Result<Lease, Ticket>, CheckoutError> {
         if let Some(lease) = self.try_checkout() {
             return Ok(Ok(lease));
         }
@@ -187,7 +189,7 @@ impl Pool {
                 return Err(error);
             }
             let (grant, ticket) = oneshot::channel();
-            state.slots.push_waiter(Waiter { since: Instant::now(), grant });
+            state.slots.push_waiter(Waiter { since: Instant::now(), grant, urgent });
             ticket
         };
         self.open_if_due(false);
@@ -200,7 +202,7 @@ impl Pool {
             return Ok(lease);
         }
         let (grant, ticket) = oneshot::channel();
-        self.lock().slots.push_waiter(Waiter { since: Instant::now(), grant });
+        self.lock().slots.push_waiter(Waiter { since: Instant::now(), grant, urgent: false });
         self.open_if_due(false);
         Err(ticket)
     }
@@ -253,7 +255,7 @@ impl Pool {
         if !unused && pools.registry.clock.since(server.opened_at) >= state.params.lifetime {
             return Some("server lifetime over");
         }
-        if state.slots.paused {
+        if state.slots.paused && !state.slots.has_urgent() {
             return Some("pause mode");
         }
         let size = state.params.sizes.size.saturating_add(state.params.sizes.reserve);

@@ -12,6 +12,8 @@ use tokio::sync::oneshot;
 pub struct Waiter<T> {
     pub since: Instant,
     pub grant: oneshot::Sender<T>,
+    /// It is in the middle of a transaction, which a PAUSE lets finish: it gets its server all the same.
+    pub urgent: bool,
 }
 
 /// Sizes of a pool.
@@ -80,11 +82,12 @@ impl<S, G> Slots<S, G> {
         self.waiters.push_back(waiter);
     }
 
-    /// The waiter whose turn it is; none while paused. Those that gave up are skipped.
+    /// The waiter whose turn it is; while paused, only one that is urgent. Those that gave up are skipped.
     #[inline]
     pub fn next_waiter(&mut self) -> Option<Waiter<G>> {
         if self.paused {
-            return None;
+            let urgent = self.waiters.iter().position(|waiter| waiter.urgent && !waiter.grant.is_closed())?;
+            return self.waiters.remove(urgent);
         }
         while let Some(waiter) = self.waiters.pop_front() {
             if !waiter.grant.is_closed() {
@@ -92,6 +95,11 @@ impl<S, G> Slots<S, G> {
             }
         }
         None
+    }
+
+    /// A waiter that a PAUSE does not hold up.
+    pub fn has_urgent(&self) -> bool {
+        self.waiters.iter().any(|waiter| waiter.urgent && !waiter.grant.is_closed())
     }
 
     /// All waiters, to be told that they wait in vain.
@@ -121,7 +129,7 @@ impl<S, G> Slots<S, G> {
 
     /// May one more server be opened now, by this pool's own sizes? One at a time.
     pub fn wants_connection(&self, sizes: &Sizes, has_clients: bool, now: Instant) -> bool {
-        if self.connecting > 0 || self.paused {
+        if self.connecting > 0 || (self.paused && !self.has_urgent()) {
             return false;
         }
         let total = self.total() as u32;
@@ -148,7 +156,7 @@ mod tests {
 
     fn waiter(since: Instant) -> (Waiter<u32>, oneshot::Receiver<u32>) {
         let (grant, receiver) = oneshot::channel();
-        (Waiter { since, grant }, receiver)
+        (Waiter { since, grant, urgent: false }, receiver)
     }
 
     #[test]
@@ -187,6 +195,20 @@ mod tests {
         assert!(!slots.wants_connection(&sizes(), true, Instant::now()));
         slots.paused = false;
         assert!(slots.next_waiter().is_some());
+    }
+
+    #[test]
+    fn a_pause_lets_transactions_finish() {
+        let mut slots = Slots::<u32, u32> { paused: true, ..Slots::default() };
+        let (ordinary, _waits) = waiter(Instant::now());
+        let (mut urgent, gets) = waiter(Instant::now());
+        urgent.urgent = true;
+        slots.push_waiter(ordinary);
+        slots.push_waiter(urgent);
+        assert!(slots.wants_connection(&sizes(), true, Instant::now()));
+        assert!(slots.next_waiter().expect("the urgent one").grant.send(3).is_ok());
+        assert_eq!(gets.blocking_recv(), Ok(3));
+        assert!(slots.next_waiter().is_none());
     }
 
     #[test]

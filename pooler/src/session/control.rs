@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use sluice_router::template::{Action, Template};
 use sluice_router::{Refusal, ShardId, ShardMap};
 use sluice_wire::frame::{Bind, Frames, HEADER, Parse, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
@@ -43,6 +44,8 @@ impl Session {
             Slow::Prepare(sql) => self.prepare_server(sql).await,
             Slow::Enlist(shard) => self.enlist(shard).await,
             Slow::Control => self.control().await,
+            // Whatever else is wrong with the statement, PostgreSQL would not look at it.
+            Slow::Deny(Deny::Refused(_)) if self.status() == Status::Failed => Err(aborted()),
             Slow::Deny(deny) => Err(deny_report(deny, &self.input)),
             Slow::Fail(report) => Err(*report),
         };
@@ -114,7 +117,8 @@ impl Session {
             );
         };
         let began = Instant::now();
-        let mut ticket = match pool.checkout() {
+        let urgent = matches!(&self.link, Link::Transaction(transaction) if !transaction.participants.is_empty());
+        let mut ticket = match pool.checkout(urgent) {
             Ok(Ok(lease)) => return Ok(lease),
             Ok(Err(ticket)) => ticket,
             Err(error) => return Err(self.no_server(shard, &error)),
@@ -387,12 +391,42 @@ impl Session {
         if request.statements > 1 && request.place != Where::Everywhere {
             return Err(not_together());
         }
+        if !simple && request.statements == 0 && self.status() == Status::Failed {
+            return self.prepare_exit(&head, &schema).await;
+        }
         let sql = self.control_sql(&head).ok_or_else(not_together)?;
         let messages = (!simple).then(|| self.unnamed_batch(&head)).flatten();
         let command = Command { sql, messages };
         let answer = self.run_control(&request, &command, &map).await?;
         let Some(answer) = answer else { return Ok(()) };
         let out = if simple { answer } else { self.extended_answer(&head, &answer) };
+        self.finish_request(out, false).await.map_err(|end| match end {
+            End::Client(text) | End::Us(text) => Report::fatal("08006", text),
+        })
+    }
+
+    /// In a failed block only what ends it may be prepared; no server is asked.
+    async fn prepare_exit(&mut self, head: &[u8], schema: &Arc<sluice_router::Schema>) -> Result<(), Report> {
+        let exits = |template: &Arc<Template>, _: &[_], _: &[u32]| {
+            let ends = |action: &Action| {
+                matches!(action, Action::Commit { .. } | Action::Rollback { .. } | Action::RollbackTo(_))
+            };
+            template.statements.iter().all(|statement| ends(&statement.action))
+        };
+        for frame in Frames::new(head).map_while(Result::ok) {
+            let allowed = match frame.tag {
+                b'P' => Parse::read(frame.body).is_some_and(|parse| {
+                    self.shared.router.template(schema, self.path, !self.flow.escape_strings, parse.sql, exits)
+                }),
+                b'C' | b'S' | b'H' => true,
+                b'D' => head.first() == Some(&b'P'),
+                _ => false,
+            };
+            if !allowed {
+                return Err(aborted());
+            }
+        }
+        let out = self.extended_answer(head, &[]);
         self.finish_request(out, false).await.map_err(|end| match end {
             End::Client(text) | End::Us(text) => Report::fatal("08006", text),
         })
@@ -410,10 +444,7 @@ impl Session {
         if self.status() == Status::Failed
             && !matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. } | Effect::RollbackTo(_))
         {
-            return Err(Report::error(
-                "25P02",
-                "current transaction is aborted, commands ignored until end of transaction block",
-            ));
+            return Err(aborted());
         }
         if let Where::CopyRows(column) = request.place {
             return self.copy_rows(sql, Rows::ByKey(column), map).await.map(Some);
@@ -634,6 +665,10 @@ async fn make_ready(lease: &mut Lease, client: u64, wanted: &Arc<Vars>, none: &A
     }
     lease.applied = wanted.clone();
     Ok(())
+}
+
+fn aborted() -> Report {
+    Report::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
 }
 
 pub(super) fn failure(done: &Done) -> Option<Report> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use sluice_router::template::{Action, SchemaChange};
-use sluice_router::{Schema, ShardId, ShardMap, Template};
+use sluice_router::{Schema, SearchPath, ShardId, ShardMap, Template};
 use sluice_wire::frame::{Bind, Frame, Frames, Named, Parse};
 use sluice_wire::message::{self, Report};
 
@@ -68,6 +68,7 @@ impl Session {
     ) -> Result<Vec<u8>, Report> {
         let schema = self.schema(map);
         let changes = self.schema_changes(&command.sql, &schema);
+        self.check_schemas(&changes)?;
         for &shard in shards {
             let enlisted =
                 matches!(&self.link, Link::Transaction(t) if t.participants.iter().any(|p| p.shard == shard));
@@ -93,6 +94,26 @@ impl Session {
             ddl.flatten().collect()
         };
         self.shared.router.template(schema, self.path, !self.flow.escape_strings, sql.as_bytes(), collect)
+    }
+
+    /// A table without a schema's name goes into the first schema of the search_path that exists, which only PostgreSQL
+    /// knows: with a path of the session's own it has to be said.
+    fn check_schemas(&self, changes: &[SchemaChange]) -> Result<(), Report> {
+        let unnamed = changes.iter().find_map(|change| match change {
+            SchemaChange::Create { schema: None, name, .. }
+            | SchemaChange::Drop { schema: None, name }
+            | SchemaChange::Alter { schema: None, name }
+            | SchemaChange::Rename { schema: None, name, .. } => Some(name),
+            _ => None,
+        });
+        match unnamed {
+            Some(name) if self.path != SearchPath::default() => {
+                Err(Report::error("0A000", format!("cannot tell which schema \"{name}\" belongs to"))
+                    .detail("The session has a search_path of its own.")
+                    .hint("write the schema's name in front of the table's, or RESET search_path"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The tables are changed on the shards; now the catalog, and with it all instances, has to know.

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use sluice_wire::frame::{HEADER, Header, check_client_header};
+use sluice_wire::frame::{Frames, HEADER, Header, check_client_header};
 use sluice_wire::message::{self, Report};
 
 use super::request::{self, Cut, Request, Where};
@@ -80,6 +80,10 @@ impl Session {
             let mut out = Vec::new();
             message::ready(&mut out, status);
             return (batch.len(), Some(self.reply(&out)));
+        }
+        if !synced && !self.open && Frames::new(batch).all(|frame| frame.is_ok_and(|frame| frame.tag == b'H')) {
+            // Flush with nothing before it: all answers are sent.
+            return (batch.len(), Some(Step::Read));
         }
         let map = self.upstream.map();
         let schema = self.schema(&map);
