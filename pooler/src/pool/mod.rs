@@ -12,6 +12,7 @@
 
 mod command;
 mod hosts;
+#[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
 mod pool;
 mod pools;
 mod server;
