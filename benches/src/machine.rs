@@ -16,7 +16,7 @@ pub fn describe(binaries: &Binaries, postgresql: &str) -> Vec<(&'static str, Str
         ("PgBouncer", output(Command::new(&binaries.pgbouncer).arg("-V"))),
         ("Sluice", output(Command::new(&binaries.sluice).arg("-V"))),
         ("Compiler", output(Command::new("rustc").arg("-V"))),
-        ("Other load at the start", load_average()),
+        ("Load, this run included", load_average()),
     ]
 }
 
@@ -39,8 +39,8 @@ fn memory() -> String {
 
 fn load_average() -> String {
     let averages = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let last_minute = averages.split(' ').next().unwrap_or_default();
-    format!("load average of the last minute {last_minute}")
+    let average = averages.split(' ').nth(2).unwrap_or("unknown");
+    format!("{average} on average over 15 minutes (the run alone makes 2 to 3)")
 }
 
 /// The first line of what a program prints.
