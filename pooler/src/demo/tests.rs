@@ -65,8 +65,17 @@ async fn temporary_demo_holds_the_data_and_leaves_nothing_behind() {
 async fn replica_streams_what_the_primary_has() {
     let demo = prepared(&DemoArgs { no_replica: false, ..args(None) }).await;
     let primary = demo.fleet.connect("postgres").await.unwrap();
-    let state = primary.query_one("SELECT state FROM pg_stat_replication", &[]).await.unwrap();
-    assert_eq!(state.get::<_, String>(0), "streaming");
+    // A replica that has just started may still be catching up, or be about to connect.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let states = primary.query("SELECT state FROM pg_stat_replication", &[]).await.unwrap();
+        let states: Vec<String> = states.iter().map(|row| row.get(0)).collect();
+        if states == ["streaming"] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the replica does not stream: {states:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(demo.replica_port.is_some());
 }
 
