@@ -27,7 +27,7 @@ Examples:
 pub struct MigrateArgs {
     /// The configuration file whose sharded databases are meant
     pub config: PathBuf,
-    /// Only this entry of [databases]
+    /// Only this entry of the section `databases`
     #[arg(long, value_name = "ENTRY")]
     database: Option<String>,
     #[command(flatten)]
