@@ -20,16 +20,14 @@ build: ## target/release/sluice
 
 test: ## all tests, against real servers
 	@scripts/deps build postgresql test nextest
-	cargo build --package sluice
-	cargo nextest run --workspace
+	cargo nextest run --workspace # builds target/debug/sluice as well, with the same features: nothing is compiled twice
 	cargo test --workspace --doc --quiet
 	@$(MAKE) --no-print-directory test-drivers
 
 test-drivers: ## psycopg, asyncpg and node-postgres, installed below tests/drivers
 	@scripts/deps build postgresql test nextest
 	@scripts/drivers
-	cargo build --package sluice
-	cargo nextest run --package sluice-tests --run-ignored only drivers::
+	cargo nextest run --workspace --run-ignored only -E 'package(sluice-tests) & test(drivers::)'
 
 lint: ## formatting, and clippy without a warning
 	cargo fmt --all --check
