@@ -398,9 +398,11 @@ fn garbage_from_a_server_during_login_reaches_the_client_as_an_error() {
     }
 }
 
-#[test]
-fn garbage_from_a_server_after_login_ends_the_session() {
-    const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+/// A server's side of a login that asks for nothing.
+const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
+
+/// A server that lets everybody in, and answers the first request with these bytes.
+fn server_that_answers(answer: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || {
@@ -411,11 +413,34 @@ fn garbage_from_a_server_after_login_ends_the_session() {
                 let _ = stream.read(&mut buffer);
                 let _ = stream.write_all(LOGIN);
                 let _ = stream.read(&mut buffer);
-                let _ = stream.write_all(b"C\0\0\0\x01what is this?");
+                let _ = stream.write_all(answer);
                 while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
             });
         }
     });
+    port
+}
+
+#[test]
+fn a_begin_that_fails_takes_the_statement_behind_it_along() {
+    // BEGIN travels in one packet with the first statement. Should it fail, that statement has run without the block that
+    // its client asked for: the client must not be told that all is well.
+    let port =
+        server_that_answers(b"E\0\0\0\x1dSERROR\0C25000\0Mno BEGIN\0\0Z\0\0\0\x05IC\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I");
+    let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &["pool_mode = transaction"]);
+    let mut client = sluice.client();
+    client.ok("BEGIN");
+    client.send_query("INSERT INTO t VALUES (1)");
+    let said = client.until_closed();
+    assert_eq!(said.completed(), Vec::<String>::new());
+    let error = said.error().expect("why the session ends");
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "08006"), "{error}");
+    assert!(sluice.is_alive());
+}
+
+#[test]
+fn garbage_from_a_server_after_login_ends_the_session() {
+    let port = server_that_answers(b"C\0\0\0\x01what is this?");
     let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &[]);
     let mut client = sluice.client();
     client.send_query("SELECT 1");

@@ -43,7 +43,6 @@ pub struct Flow {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub completed: u32,
-    pub last_tag: Vec<u8>,
     pub failed: bool,
     /// Those that answered ROLLBACK (which a COMMIT does, too, after an error), counted from 0.
     pub rollbacks: Vec<u32>,
@@ -58,6 +57,9 @@ pub enum RelayError {
     Server(io::Error),
     #[error("server sent {0}")]
     Protocol(#[from] FrameError),
+    /// The statement behind it may have run outside the block that its client asked for: nobody must go on from here.
+    #[error("BEGIN failed")]
+    Ahead,
 }
 
 /// Relays until all responses have arrived (`Ready`) or there is nothing to read.
@@ -80,18 +82,16 @@ pub fn poll_responses(
         if server.pending == 0 {
             return Poll::Ready(Ok(()));
         }
-        let (count, full) = ready!(with_scratch(|scratch| {
+        let count = ready!(with_scratch(|scratch| {
             let count = ready!(server.io.poll_read(cx, scratch)).map_err(RelayError::Server)?;
             relay_chunk(&scratch[..count], server, client, flow)?;
-            Poll::Ready(Ok::<_, RelayError>((count, count == scratch.len())))
+            Poll::Ready(Ok::<_, RelayError>(count))
         }))?;
         if count == 0 {
             return Poll::Ready(Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into())));
         }
-        // The readiness was cleared by the short read: asking again would only register the waker once more, which has to
-        // happen, but the response is usually complete.
-        if !full && server.pending == 0 && flow.unsent.is_empty() {
-            return Poll::Ready(Ok(()));
+        if flow.swallowed_error {
+            return Poll::Ready(Err(RelayError::Ahead));
         }
     }
 }
@@ -141,7 +141,10 @@ struct ResponseSink<'a> {
 
 impl ResponseSink<'_> {
     fn make_due(&mut self) {
-        if let (Some(replies), Some(out), 0) = (&mut self.flow.replies, &mut self.edited, self.flow.swallow) {
+        if self.flow.swallow > 0 || self.flow.swallowed_error {
+            return;
+        }
+        if let (Some(replies), Some(out)) = (&mut self.flow.replies, &mut self.edited) {
             replies.make_due(out);
         }
     }
@@ -165,17 +168,12 @@ impl ResponseSink<'_> {
         Verdict::Pass
     }
 
-    fn on_error(&mut self) -> Verdict {
-        if self.flow.swallow > 0 {
-            self.flow.swallowed_error = true;
-            return Verdict::Drop;
-        }
+    fn on_error(&mut self) {
         self.flow.copy_in = false;
         if let Some(outcome) = &mut self.flow.outcome {
             outcome.failed = true;
         }
         self.respond(b'E');
-        Verdict::Pass
     }
 
     fn on_complete(&mut self, body: &[u8]) -> Verdict {
@@ -185,7 +183,6 @@ impl ResponseSink<'_> {
                 outcome.rollbacks.push(outcome.completed);
             }
             outcome.completed += 1;
-            outcome.last_tag = tag.to_vec();
         }
         self.respond(b'C');
         Verdict::Pass
@@ -222,9 +219,17 @@ impl Sink for ResponseSink<'_> {
 
     #[inline]
     fn classify(&mut self, header: Header) -> Class {
+        if self.flow.swallowed_error {
+            // What stands behind the failure is no answer that the client may see.
+            return Class::Drop;
+        }
         if self.flow.swallow > 0 {
             return match header.tag {
-                b'Z' | b'E' if header.total <= HOLD => Class::Hold,
+                b'Z' if header.total <= HOLD => Class::Hold,
+                b'E' => {
+                    self.flow.swallowed_error = true;
+                    Class::Drop
+                }
                 _ => Class::Drop,
             };
         }
@@ -248,7 +253,6 @@ impl Sink for ResponseSink<'_> {
     fn message(&mut self, frame: Frame<'_>) -> Verdict {
         match frame.tag {
             b'Z' => self.on_ready(frame.body),
-            b'E' => self.on_error(),
             b'C' => self.on_complete(frame.body),
             b'G' => self.on_copy_in(),
             b'S' => self.on_parameter(frame.body),

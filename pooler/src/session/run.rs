@@ -233,10 +233,6 @@ impl Session {
             // The last answer came while more than it was waited for.
             return Poll::Ready(Ok(()));
         }
-        if flow.swallowed_error {
-            let error = io::Error::other("BEGIN failed");
-            return Poll::Ready(Err(Stop::Relay(RelayError::Server(error))));
-        }
         // COPY may just have begun or ended.
         let waits_for_client = *open || flow.copy_in || waits_for_client || self.upstream.mode == PoolMode::Session;
         if waits_for_client && flow.unsent.is_empty() && server.unsent.len() < 1 << 20 {
