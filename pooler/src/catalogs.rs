@@ -11,9 +11,9 @@ use sluice_catalog::{
     CatalogError, CatalogStore, Change, ControlCredentials, Deadlines, ShardPools, TableName, WatchOptions, Watcher,
     probe_two_phase,
 };
+use sluice_router::Schema;
 use sluice_router::map::Table;
 use sluice_router::template::SchemaChange;
-use sluice_router::{Schema, ShardMap};
 
 /// One sharded database.
 pub struct ShardedDatabase {
@@ -163,9 +163,4 @@ pub fn with_changes(schema: &Schema, changes: &[SchemaChange]) -> Schema {
         }
     }
     changed
-}
-
-/// Where each database's map says that its shards are.
-pub fn placements(map: &ShardMap) -> Vec<(u16, sluice_router::map::Placement)> {
-    map.shards().iter().enumerate().map(|(number, placement)| (number as u16, placement.clone())).collect()
 }

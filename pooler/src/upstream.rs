@@ -53,6 +53,12 @@ impl Upstream {
         self.pools.get(shard.index())
     }
 
+    /// The shard that a pool of these serves; an unsharded database has one, its home.
+    pub fn shard_of(&self, pool: &Pool) -> ShardId {
+        let map = self.map();
+        map.shard_ids().find(|shard| pool.key.shard == Some(shard.index() as u16)).unwrap_or(map.home())
+    }
+
     pub fn pools(&self) -> &[Arc<Pool>] {
         &self.pools
     }

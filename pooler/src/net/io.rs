@@ -194,10 +194,6 @@ impl Io {
         }
     }
 
-    pub fn is_unix(&self) -> bool {
-        matches!(self.socket.get_ref(), Socket::Unix(_))
-    }
-
     /// Reads once. A short read clears the readiness, so that the next call waits instead of asking the kernel in vain.
     #[inline]
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -15,13 +15,12 @@ use super::copy::Rows;
 use super::everywhere::Command;
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::Slow;
-use super::send::needs_reset;
-use super::settle::After;
+use super::send::{needs_reset, unknown_shard};
+use super::settle::{After, eviction_report};
 use super::transaction::{Effect, TransactionLog};
 use super::{End, Link, Pending, Session, Transaction};
 use crate::executor::two_phase::{self, CommitError, Participant};
-use crate::pool::Done;
-use crate::pool::{CheckoutError, Lease};
+use crate::pool::{CheckoutError, Done, Lease};
 use crate::registry::ClientState;
 use crate::vars::{Vars, transition};
 
@@ -112,9 +111,7 @@ impl Session {
     /// A server of `shard`, waiting in the pool's queue if need be.
     async fn wait_for(&mut self, shard: ShardId) -> Result<Lease, Report> {
         let Some(pool) = self.upstream.pool(shard).cloned() else {
-            return Err(
-                Report::fatal("57P01", format!("shard {shard} was added after this session began")).hint("reconnect")
-            );
+            return Err(unknown_shard(shard));
         };
         let began = Instant::now();
         let urgent = matches!(&self.link, Link::Transaction(transaction) if !transaction.participants.is_empty());
@@ -157,8 +154,7 @@ impl Session {
     async fn interrupted(&self) -> Report {
         poll_fn(|cx| {
             if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
-                let (text, sqlstate) = eviction.report();
-                return Poll::Ready(Report::fatal(sqlstate, text));
+                return Poll::Ready(eviction_report(eviction));
             }
             self.io.poll_gone(cx).map(|()| Report::fatal("08006", "client unexpected eof"))
         })
@@ -278,11 +274,10 @@ impl Session {
     fn apply_effect(&mut self, effect: &Effect, rolled_back: bool) {
         match effect {
             Effect::None => {}
-            Effect::Begin(sql) => {
-                if let Link::One(_) = self.link {
-                    self.begin_on_server(sql);
-                }
-            }
+            Effect::Begin(sql) => match std::mem::replace(&mut self.link, Link::None) {
+                Link::One(lease) => self.adopt(lease, sql),
+                other => self.link = other,
+            },
             Effect::Commit { chain } => self.end_log(!rolled_back, *chain),
             Effect::Rollback { chain } => self.end_log(false, *chain),
             Effect::Savepoint(name) => self.with_log(|log| log.savepoint(name)),
@@ -305,19 +300,6 @@ impl Session {
             Effect::DiscardAll => self.discard_all(),
             Effect::DeallocateAll => self.forget_statements(),
         }
-    }
-
-    /// BEGIN went to the server with other statements: its transaction is known, and repeatable elsewhere if nothing
-    /// stood before it.
-    fn begin_on_server(&mut self, sql: &str) {
-        let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) else { return };
-        let map = self.upstream.map();
-        let shard =
-            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
-        let mut transaction = Transaction::new(TransactionLog::new(sql, self.vars.clone()));
-        transaction.opaque = true;
-        transaction.participants.push(Participant { shard, lease, wrote: true });
-        self.link = Link::Transaction(Box::new(transaction));
     }
 
     fn with_log(&mut self, with: impl FnOnce(&mut TransactionLog)) {
@@ -520,9 +502,7 @@ impl Session {
             self.link = Link::One(lease);
             return Err(report);
         }
-        let map = self.upstream.map();
-        let shard =
-            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
+        let shard = self.upstream.shard_of(lease.pool());
         self.join(Participant { shard, lease, wrote: true });
         Ok(())
     }

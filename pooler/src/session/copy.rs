@@ -18,6 +18,7 @@ use sluice_wire::message::{self, Report};
 
 use super::control::{failure, lost};
 use super::request::MESSAGE_BUDGET;
+use super::settle::eviction_report;
 use super::{Link, Session};
 use crate::net::with_scratch;
 
@@ -312,8 +313,7 @@ impl Session {
     async fn read_input(&mut self) -> Result<(), Report> {
         poll_fn(|cx| {
             if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
-                let (text, sqlstate) = eviction.report();
-                return Poll::Ready(Err(Report::fatal(sqlstate, text)));
+                return Poll::Ready(Err(eviction_report(eviction)));
             }
             let gone = || Report::fatal("08006", "client unexpected eof");
             with_scratch(|scratch| match ready!(self.io.poll_read(cx, scratch)) {

@@ -24,9 +24,7 @@ use crate::vars::transition;
 impl Session {
     pub(super) fn schema(&self, map: &Arc<ShardMap>) -> Arc<Schema> {
         match &self.link {
-            Link::Transaction(transaction) if transaction.log.schema.is_some() => {
-                transaction.log.schema.clone().unwrap_or_else(|| map.schema().clone())
-            }
+            Link::Transaction(transaction) => transaction.log.schema.as_ref().unwrap_or(map.schema()).clone(),
             _ => map.schema().clone(),
         }
     }
@@ -113,10 +111,7 @@ impl Session {
                     Some(participant) => participant.shard,
                     None => map.any(self.client.id),
                 },
-                Link::One(lease) => map
-                    .shard_ids()
-                    .find(|shard| lease.pool().key.shard == Some(shard.index() as u16))
-                    .unwrap_or(map.home()),
+                Link::One(lease) => self.upstream.shard_of(lease.pool()),
                 Link::None => map.any(self.client.id),
             }),
         }

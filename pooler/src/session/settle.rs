@@ -48,7 +48,7 @@ impl Session {
                 self.say_last(&report);
                 return After::End(End::Us(report.message));
             }
-            Link::One(lease) => self.adopt(lease),
+            Link::One(lease) => self.adopt(lease, "BEGIN"),
             Link::Transaction(transaction) if status == Status::Idle && transaction.participants.len() == 1 => {
                 self.end_single(*transaction);
                 if self.pinned {
@@ -61,12 +61,11 @@ impl Session {
         After::Done
     }
 
-    /// A transaction that began inside a request: its server is kept.
-    pub(super) fn adopt(&mut self, lease: Lease) {
-        let map = self.upstream.map();
-        let shard =
-            map.shard_ids().find(|shard| lease.pool().key.shard == Some(shard.index() as u16)).unwrap_or(map.home());
-        let mut transaction = Transaction::new(TransactionLog::new("BEGIN", self.vars.clone()));
+    /// A transaction that began inside a request, by a statement that we know or not: its server is kept. No other one can
+    /// join, because what stood before BEGIN can't be repeated.
+    pub(super) fn adopt(&mut self, lease: Lease, begin: &str) {
+        let shard = self.upstream.shard_of(lease.pool());
+        let mut transaction = Transaction::new(TransactionLog::new(begin, self.vars.clone()));
         transaction.opaque = true;
         transaction.participants.push(Participant { shard, lease, wrote: true });
         self.link = Link::Transaction(Box::new(transaction));
