@@ -27,9 +27,14 @@ and then C B A, in every cell.
 - *unix* and *tcp* are both hops of a run: client to pooler, and pooler to server. All logins are `trust`, nothing is encrypted.
 - Transaction mode, pools of 20 servers. The sharded database has a pool for each shard: 20 servers each where clients are at
   most 20 (none waits, as in the other pools), else 2 each, which makes 32 in all.
-- **Prepared**: Debian 12's PgBouncer 1.18 does not support prepared statements of the protocol in transaction mode (1.21
-  was the first that did). Sluice's prepared runs are compared with PgBouncer's extended ones; a newer PgBouncer would
-  have to rename statements as Sluice does.
+";
+
+const PREPARED: &str = "- **Prepared**: both poolers rename statements (`max_prepared_statements = 200`).\n";
+
+const NOT_PREPARED: &str = "\
+- **Prepared**: this PgBouncer does not support prepared statements of the protocol in transaction mode (1.21 was the first
+  that did). Sluice's prepared runs are compared with PgBouncer's extended ones; a newer one would have to rename
+  statements as Sluice does. `side-by-side --pgbouncer PATH` compares with another PgBouncer.
 ";
 
 /// The page in Markdown.
@@ -53,6 +58,7 @@ pub fn markdown(results: &Results, scale: &Scale, binaries: &Binaries, took: Dur
             scale.pgbench_turn.as_secs()
         ),
     );
+    page.push_str(if binaries.pgbouncer_prepares { PREPARED } else { NOT_PREPARED });
     page.push_str("\n## Targets\n\nRatios are to PgBouncer.\n\n");
     target_table(&mut page, &targets(results));
     page.push_str("\nEncrypted clients and cached results have targets, too; they are not part of this version.\n");
@@ -147,15 +153,16 @@ fn paced_table(page: &mut String, results: &Results, scale: &Scale) {
 }
 
 fn idle_table(page: &mut String, results: &Results, scale: &Scale) {
+    let Some(memory) = results.memory else { return };
     line(page, format_args!("\n## Memory of {} idle clients\n", scale.idle_clients));
     page.push_str(
         "Growth of resident memory from 1,000 clients on, over unix sockets: after the logins, and after all of them\n",
     );
     page.push_str("have sent a query at the same moment and have their answers.\n\n");
     page.push_str("| | bytes per client | ratio | after the queries | ratio |\n| --- | ---: | ---: | ---: | ---: |\n");
-    let base = results.memory[Subject::PgBouncer.index()];
+    let base = memory[Subject::PgBouncer.index()];
     for subject in Subject::ALL {
-        let Memory { connected, after_crowd } = results.memory[subject.index()];
+        let Memory { connected, after_crowd } = memory[subject.index()];
         let (ratio, after_ratio) = (connected / base.connected, after_crowd / base.after_crowd);
         let name = subject.name();
         line(page, format_args!("| {name} | {connected:.0} | {ratio:.2} | {after_crowd:.0} | {after_ratio:.2} |"));

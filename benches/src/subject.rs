@@ -51,11 +51,13 @@ impl Subject {
 pub struct Binaries {
     pub sluice: PathBuf,
     pub pgbouncer: PathBuf,
+    /// This PgBouncer knows prepared statements of the protocol in transaction mode: 1.21 and later.
+    pub pgbouncer_prepares: bool,
 }
 
 impl Binaries {
-    /// `sluice` beside this program, where cargo puts it, and PgBouncer where Debian does, or in PATH.
-    pub fn find(sluice: Option<PathBuf>) -> Result<Self> {
+    /// Unless they are given: `sluice` beside this program, where cargo puts it, and PgBouncer where Debian does, or in PATH.
+    pub fn find(sluice: Option<PathBuf>, pgbouncer: Option<PathBuf>) -> Result<Self> {
         let beside = std::env::current_exe().map_err(BenchError::io("own path"))?.with_file_name("sluice");
         let sluice = sluice.unwrap_or(beside);
         if !sluice.exists() {
@@ -63,8 +65,11 @@ impl Binaries {
             return Err(BenchError::failed(format!("{} is not there\n{hint}", sluice.display())));
         }
         let debian = PathBuf::from("/usr/sbin/pgbouncer");
-        let pgbouncer = if debian.exists() { debian } else { "pgbouncer".into() };
-        Ok(Self { sluice, pgbouncer })
+        let pgbouncer = pgbouncer.unwrap_or_else(|| if debian.exists() { debian } else { "pgbouncer".into() });
+        let said = Command::new(&pgbouncer).arg("-V").output();
+        let said = said.map_err(BenchError::io(format!("cannot run {}", pgbouncer.display())))?;
+        let pgbouncer_prepares = prepares(&String::from_utf8_lossy(&said.stdout));
+        Ok(Self { sluice, pgbouncer, pgbouncer_prepares })
     }
 }
 
@@ -100,7 +105,8 @@ impl Pooler {
         let directory = directory.map_err(BenchError::io("a directory for the pooler"))?;
         let address = Address { socket_dir: directory.path().display().to_string(), port: free_port()? };
         let ini = directory.path().join("pooler.ini");
-        write(&ini, &configuration(subject, &address, upstream))?;
+        let prepares = subject != Subject::PgBouncer || binaries.pgbouncer_prepares;
+        write(&ini, &configuration(subject, &address, upstream, prepares))?;
         write(&directory.path().join("users"), &format!("\"{USER}\" \"\"\n"))?;
         let log = fs::File::create(directory.path().join("stderr")).map_err(BenchError::path(directory.path()))?;
         let mut command = command(subject, binaries, directory.path());
@@ -155,7 +161,14 @@ fn command(subject: Subject, binaries: &Binaries, directory: &Path) -> Command {
     }
 }
 
-fn configuration(subject: Subject, address: &Address, upstream: &Upstream) -> String {
+/// Whether the PgBouncer that says this of itself ("PgBouncer 1.24.1") is 1.21 or later.
+fn prepares(version: &str) -> bool {
+    let numbers = version.split_whitespace().nth(1).unwrap_or_default();
+    let mut numbers = numbers.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(1), Some(21))
+}
+
+fn configuration(subject: Subject, address: &Address, upstream: &Upstream, prepares: bool) -> String {
     let mut databases = String::new();
     for transport in Transport::ALL {
         let name = transport.name();
@@ -175,8 +188,8 @@ fn configuration(subject: Subject, address: &Address, upstream: &Upstream) -> St
             }
         };
     }
-    // max_prepared_statements is younger than Debian 12's PgBouncer, which would refuse it.
-    let prepared = if subject == Subject::PgBouncer { "" } else { "max_prepared_statements = 200\n" };
+    // An older PgBouncer would refuse the setting.
+    let prepared = if prepares { "max_prepared_statements = 200\n" } else { "" };
     format!(
         "[databases]\n{databases}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
          unix_socket_dir = {directory}\nauth_type = trust\nauth_file = {directory}/users\npool_mode = transaction\n\
@@ -189,4 +202,17 @@ fn configuration(subject: Subject, address: &Address, upstream: &Upstream) -> St
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(BenchError::path(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepared_statements_came_with_1_21() {
+        assert!(!prepares("PgBouncer 1.18.0\nlibevent 2.1.12-stable"));
+        assert!(prepares("PgBouncer 1.21.0"));
+        assert!(prepares("PgBouncer 1.24.1\n"));
+        assert!(!prepares("nonsense"));
+    }
 }

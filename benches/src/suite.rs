@@ -33,6 +33,8 @@ pub struct Scale {
     /// Transactions a second in the paced runs.
     pub rate: u32,
     pub paced_rounds: usize,
+    /// Measure only what has this in its name.
+    pub only: String,
 }
 
 impl Scale {
@@ -48,6 +50,7 @@ impl Scale {
             idle_clients: 10_000,
             rate: 10_000,
             paced_rounds: 5,
+            only: String::new(),
         }
     }
 
@@ -63,7 +66,12 @@ impl Scale {
             idle_clients: 5000,
             rate: 10_000,
             paced_rounds: 3,
+            only: String::new(),
         }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
     }
 }
 
@@ -102,7 +110,7 @@ pub struct Results {
     pub paced: Vec<(Transport, Rounds)>,
     pub counts: Vec<Counts>,
     /// By subject.
-    pub memory: [Memory; 3],
+    pub memory: Option<[Memory; 3]>,
     pub postgresql: String,
 }
 
@@ -115,11 +123,11 @@ impl Results {
     }
 }
 
-/// What a subject runs when `wanted` is measured: Debian 12's PgBouncer (1.18) knows no prepared statements of the protocol in
+/// What a subject runs when `wanted` is measured: a PgBouncer older than 1.21 knows no prepared statements of the protocol in
 /// transaction mode, so its extended runs stand in.
-pub fn protocol_of(subject: Subject, wanted: Protocol) -> Protocol {
+fn protocol_of(subject: Subject, wanted: Protocol, binaries: &Binaries) -> Protocol {
     match (subject, wanted) {
-        (Subject::PgBouncer, Protocol::Prepared) => Protocol::Extended,
+        (Subject::PgBouncer, Protocol::Prepared) if !binaries.pgbouncer_prepares => Protocol::Extended,
         _ => wanted,
     }
 }
@@ -154,13 +162,14 @@ fn open_to_all(directory: &std::path::Path) -> Result<()> {
 
 /// The poolers in front of the canned backend.
 struct CannedSuite<'a> {
+    binaries: &'a Binaries,
     generator: Generator,
     poolers: [Pooler; 3],
     scale: &'a Scale,
 }
 
 impl<'a> CannedSuite<'a> {
-    fn start(binaries: &Binaries, upstream: &Upstream, scale: &'a Scale) -> Result<Self> {
+    fn start(binaries: &'a Binaries, upstream: &Upstream, scale: &'a Scale) -> Result<Self> {
         let mut generator = Generator::new(&upstream.address).map_err(BenchError::io("cannot start the backend"))?;
         let mut start = |subject| {
             let wait = &mut |duration| generator.serve_for(duration).map_err(BenchError::io("canned backend"));
@@ -168,26 +177,41 @@ impl<'a> CannedSuite<'a> {
         };
         let [first, second, third] = Subject::ALL;
         let poolers = [start(first)?, start(second)?, start(third)?];
-        Ok(Self { generator, poolers, scale })
+        Ok(Self { binaries, generator, poolers, scale })
     }
 
     fn run(mut self, results: &mut Results, note: &mut dyn FnMut(&str)) -> Result<()> {
-        note(&format!("memory of {} idle clients", self.scale.idle_clients));
-        for subject in Subject::ALL {
-            results.memory[subject.index()] = self.memory(subject)?;
+        let scale = self.scale;
+        let mut wants = |name: String| {
+            let wanted = scale.wants(&name);
+            if wanted {
+                note(&name);
+            }
+            wanted
+        };
+        if wants(format!("memory of {} idle clients", scale.idle_clients)) {
+            let mut memory = [Memory::default(); 3];
+            for subject in Subject::ALL {
+                memory[subject.index()] = self.memory(subject)?;
+            }
+            results.memory = Some(memory);
         }
         for transport in Transport::ALL {
-            for &protocol in self.scale.protocols {
-                for &clients in self.scale.clients {
-                    note(&format!("canned backend, {}, {}, {clients} clients", transport.name(), protocol.name()));
-                    let rounds = self.cell(transport, protocol, clients)?;
-                    results.cells.push(Cell { backend: Backend::Canned, transport, protocol, clients, rounds });
+            for &protocol in scale.protocols {
+                for &clients in scale.clients {
+                    if wants(format!("canned backend, {}, {}, {clients} clients", transport.name(), protocol.name())) {
+                        let rounds = self.cell(transport, protocol, clients)?;
+                        results.cells.push(Cell { backend: Backend::Canned, transport, protocol, clients, rounds });
+                    }
                 }
             }
-            note(&format!("canned backend, {}, {} transactions a second", transport.name(), self.scale.rate));
-            results.paced.push((transport, self.paced(transport)?));
-            for clients in [FITTING, CROWD] {
-                results.counts.push(self.count(transport, clients)?);
+            if wants(format!("canned backend, {}, {} transactions a second", transport.name(), scale.rate)) {
+                results.paced.push((transport, self.paced(transport)?));
+            }
+            if wants(format!("system calls, {}", transport.name())) {
+                for clients in [FITTING, CROWD] {
+                    results.counts.push(self.count(transport, clients)?);
+                }
             }
         }
         Ok(())
@@ -247,7 +271,7 @@ impl<'a> CannedSuite<'a> {
 
     fn connect(&mut self, subject: Subject, transport: Transport, protocol: Protocol, clients: usize) -> Result<Crew> {
         let pooler = &self.poolers[subject.index()];
-        let (database, protocol) = (pooler.database(transport, clients), protocol_of(subject, protocol));
+        let (database, protocol) = (pooler.database(transport, clients), protocol_of(subject, protocol, self.binaries));
         let connected = self.generator.connect((&pooler.address, transport), &database, protocol, clients);
         connected.map_err(BenchError::io(format!("clients of {}", subject.name())))
     }
@@ -304,10 +328,14 @@ fn real_servers(
     for transport in Transport::ALL {
         for &protocol in scale.protocols {
             for &clients in scale.clients {
-                note(&format!("PostgreSQL, {}, {}, {clients} clients", transport.name(), protocol.name()));
+                let name = format!("PostgreSQL, {}, {}, {clients} clients", transport.name(), protocol.name());
+                if !scale.wants(&name) {
+                    continue;
+                }
+                note(&name);
                 let rounds = Rounds::run(scale.pgbench_rounds, |subject| {
                     let pooler = &poolers[subject.index()];
-                    let protocol = protocol_of(subject, protocol);
+                    let protocol = protocol_of(subject, protocol, binaries);
                     let duration = scale.pgbench_turn;
                     pgbench_turn(&pgbench, Run { pooler, transport, protocol, clients, duration })
                 })?;

@@ -110,14 +110,14 @@ fn throughput(results: &Results) -> Vec<Target> {
 }
 
 fn counts(results: &Results) -> Vec<Target> {
-    let bytes = |subject: Subject| results.memory[subject.index()].connected;
+    let bytes = |subject: Subject| results.memory.map(|memory| memory[subject.index()].connected);
     let mut targets = vec![
-        Target::at_most("bytes per idle client, pass-through", 1300.0, Some(bytes(Unsharded))),
-        Target::at_most("bytes per idle client, routing on", 1300.0, Some(bytes(Sharded))),
+        Target::at_most("bytes per idle client, pass-through", 1300.0, bytes(Unsharded)),
+        Target::at_most("bytes per idle client, routing on", 1300.0, bytes(Sharded)),
         Target::at_most(
             "bytes per idle client: ratio to PgBouncer",
             0.5,
-            Some(bytes(Unsharded) / bytes(Subject::PgBouncer)),
+            bytes(Unsharded).zip(bytes(Subject::PgBouncer)).map(|(ours, theirs)| ours / theirs),
         ),
     ];
     for (transport, rounds) in results.paced.iter().filter(|(transport, _)| *transport == Transport::Unix) {
@@ -142,7 +142,7 @@ pub fn gates(results: &Results) -> Vec<Target> {
         Target::at_most("CPU: pass-through, clients ≤ pool, unix", 1.25, cpu(Unsharded, FITTING)),
         Target::at_most("CPU: routing on, clients ≤ pool, unix", 1.35, cpu(Sharded, FITTING)),
         Target::at_most("CPU: pass-through, clients 5 × pool, unix", 1.00, cpu(Unsharded, CROWD)),
-        Target::at_most("bytes per idle client", 2000.0, Some(results.memory[Unsharded.index()].connected)),
+        Target::at_most("bytes per idle client", 2000.0, results.memory.map(|memory| memory[Unsharded.index()].connected)),
     ];
     let paced = results.paced.iter().find(|(transport, _)| *transport == Transport::Unix);
     let switches = paced.map(|(_, rounds)| rounds.min(Unsharded, |sample| sample.switches));

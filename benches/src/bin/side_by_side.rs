@@ -26,6 +26,12 @@ struct Args {
     /// The pooler to measure; default: the one that was built beside this program
     #[arg(long)]
     sluice: Option<PathBuf>,
+    /// The PgBouncer to compare with; default: Debian's, or the one in PATH
+    #[arg(long)]
+    pgbouncer: Option<PathBuf>,
+    /// Measure only what has this in its name, such as "canned backend, unix, simple" or "memory"
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 fn main() -> ExitCode {
@@ -41,8 +47,9 @@ fn main() -> ExitCode {
 
 /// False: a gate is broken.
 fn run(args: &Args) -> Result<bool> {
-    let binaries = Binaries::find(args.sluice.clone())?;
-    let scale = if args.quick { Scale::quick() } else { Scale::full() };
+    let binaries = Binaries::find(args.sluice.clone(), args.pgbouncer.clone())?;
+    let mut scale = if args.quick { Scale::quick() } else { Scale::full() };
+    scale.only.clone_from(&args.only);
     raise_file_limit(scale.idle_clients as u64 + 1000)?;
     let start = Instant::now();
     let results =
@@ -52,7 +59,7 @@ fn run(args: &Args) -> Result<bool> {
         Some(path) => std::fs::write(path, page).map_err(BenchError::path(path))?,
         None => print!("{page}"),
     }
-    if !args.quick {
+    if !args.quick || !args.only.is_empty() {
         return Ok(true);
     }
     let gates = gates(&results);
