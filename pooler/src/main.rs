@@ -72,7 +72,11 @@ fn main() -> ExitCode {
 }
 
 fn runtime(workers: u32) -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread()
+    let mut builder = match workers {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder
         .worker_threads(workers as usize)
         .enable_all()
         .build()

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -116,36 +118,30 @@ impl AsRawFd for Socket {
     }
 }
 
+impl AsFd for Socket {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// System calls without the C library's cancellation points around them, which cost more than the rest of its wrappers.
 impl Socket {
     #[inline]
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).read(buffer),
-            Self::Unix(stream) => (&*stream).read(buffer),
-        }
+    fn read(&self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        rustix::net::recv(self, buffer, RecvFlags::empty()).map(|(count, _)| count)
     }
 
     #[inline]
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => (&*stream).write(bytes),
-            Self::Unix(stream) => (&*stream).write(bytes),
-        }
+    fn write(&self, bytes: &[u8]) -> rustix::io::Result<usize> {
+        rustix::net::send(self, bytes, SendFlags::NOSIGNAL)
     }
 
-    fn duplicate(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(stream) => stream.as_fd().try_clone_to_owned(),
-            Self::Unix(stream) => stream.as_fd().try_clone_to_owned(),
-        }
-    }
-
-    fn peek(&self) -> io::Result<usize> {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match self {
-            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
-            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
-        }
+    fn peek(&self) -> rustix::io::Result<usize> {
+        rustix::net::recv(self, &mut [0], RecvFlags::PEEK).map(|(count, _)| count)
     }
 }
 
@@ -206,9 +202,9 @@ impl Io {
                     }
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -240,9 +236,9 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.socket.get_ref().write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                Err(Errno::WOULDBLOCK) => return Ok(0),
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
             }
         }
     }
@@ -265,7 +261,7 @@ impl Io {
         let writable = match &mut self.writable {
             Some(writable) => writable,
             None => {
-                let duplicate = self.socket.get_ref().duplicate()?;
+                let duplicate = self.socket.get_ref().as_fd().try_clone_to_owned()?;
                 self.writable.insert(Box::new(AsyncFd::with_interest(duplicate, Interest::WRITABLE)?))
             }
         };
