@@ -142,7 +142,11 @@ pub fn gates(results: &Results) -> Vec<Target> {
         Target::at_most("CPU: pass-through, clients ≤ pool, unix", 1.25, cpu(Unsharded, FITTING)),
         Target::at_most("CPU: routing on, clients ≤ pool, unix", 1.35, cpu(Sharded, FITTING)),
         Target::at_most("CPU: pass-through, clients 5 × pool, unix", 1.00, cpu(Unsharded, CROWD)),
-        Target::at_most("bytes per idle client", 2000.0, results.memory.map(|memory| memory[Unsharded.index()].connected)),
+        Target::at_most(
+            "bytes per idle client",
+            2000.0,
+            results.memory.map(|memory| memory[Unsharded.index()].connected),
+        ),
     ];
     let paced = results.paced.iter().find(|(transport, _)| *transport == Transport::Unix);
     let switches = paced.map(|(_, rounds)| rounds.min(Unsharded, |sample| sample.switches));

@@ -115,13 +115,18 @@ impl ClientEntry {
         self.waker.wake();
     }
 
-    /// Called by the session's task at each poll: remembers whom to wake, and returns why to go, if at all.
-    #[inline]
+    /// Remembers whom to wake, and returns why to go, if at all.
     pub fn poll_eviction(&self, waker: &std::task::Waker) -> Option<Eviction> {
         self.waker.register(waker);
         self.eviction()
     }
 
+    /// Remembers whom to wake: the session's task, whose waker stays the same.
+    pub fn watch_eviction(&self, waker: &std::task::Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Why to go, if at all. The session's task asks at each poll; it is woken by `watch_eviction`.
     #[inline]
     pub fn eviction(&self) -> Option<Eviction> {
         match self.eviction.load(Ordering::Acquire) {
@@ -141,10 +146,15 @@ impl ClientEntry {
         self.cancel_asked.swap(false, Ordering::AcqRel)
     }
 
-    /// The server now runs this client's statement, or (0) none does.
+    /// The server now runs this client's statement, or (0) none does. Only the client's own session calls it.
     #[inline]
     pub fn link(&self, server: u64) {
-        self.server.store(server, Ordering::SeqCst);
+        if server == 0 {
+            // Before the server is given back: whoever cancels either sees this, or is seen (`Lease::checkin`).
+            self.server.store(0, Ordering::SeqCst);
+        } else if self.server.load(Ordering::Relaxed) != server {
+            self.server.store(server, Ordering::Release);
+        }
     }
 
     pub fn linked_server(&self) -> u64 {

@@ -38,8 +38,16 @@ impl Upstream {
         self.fixed.is_none()
     }
 
-    /// The shard map in force now. A request takes it once.
+    /// Lends the shard map in force now, without counting a reference: for as long as it takes to decide a request.
     #[inline]
+    pub fn with_map<R>(&self, with: impl FnOnce(&Arc<ShardMap>) -> R) -> R {
+        match &self.fixed {
+            Some(map) => with(map),
+            None => with(&self.maps.borrow()),
+        }
+    }
+
+    /// The shard map in force now.
     pub fn map(&self) -> Arc<ShardMap> {
         match &self.fixed {
             Some(map) => map.clone(),
@@ -55,8 +63,9 @@ impl Upstream {
 
     /// The shard that a pool of these serves; an unsharded database has one, its home.
     pub fn shard_of(&self, pool: &Pool) -> ShardId {
-        let map = self.map();
-        map.shard_ids().find(|shard| pool.key.shard == Some(shard.index() as u16)).unwrap_or(map.home())
+        self.with_map(|map| {
+            map.shard_ids().find(|shard| pool.key.shard == Some(shard.index() as u16)).unwrap_or(map.home())
+        })
     }
 
     pub fn pools(&self) -> &[Arc<Pool>] {

@@ -7,10 +7,12 @@
 //! constants ([`Template::fixed_literals`]), these values are appended to the key.
 //!
 //! - [`bounded`]: a map with a bound on entries and bytes, which both tiers are made of;
+//! - [`familiar`]: texts that are recognised without lexing them;
 //! - [`schemas`]: schemas as numbers that never alias;
 //! - [`unparsed`]: what the grammar can't be asked about.
 
 mod bounded;
+mod familiar;
 mod schemas;
 mod unparsed;
 
@@ -23,6 +25,7 @@ use crate::lexer::{Literal, Normalized};
 use crate::map::Schema;
 use crate::template::Template;
 use bounded::{Bounded, Slot};
+use familiar::{Familiar, Scope};
 use schemas::{LocalSchemas, SchemaId, SharedSchemas};
 
 /// Longer keys are analysed every time: such statements hold many rows, and hardly two have the same number of them.
@@ -83,6 +86,7 @@ struct Tier {
 struct Local {
     /// Whose templates these are. A weak reference, which keeps the address from being used again.
     owner: Weak<Shared>,
+    familiar: Familiar,
     tier: Tier,
     schemas: LocalSchemas,
     normalized: Normalized,
@@ -134,17 +138,9 @@ impl Router {
         with: impl FnOnce(&Arc<Template>, &[Literal], &[u32]) -> R,
     ) -> R {
         let mut local = self.take_local();
-        local.normalized.run(sql, standard_strings);
         let request =
             Request { shared: &self.shared, schema, path: relevant_path(schema, path), standard_strings, sql };
-        let result = match local.find(&request) {
-            Some(slot) => local.lend(local.tier.templates.get(slot), with),
-            None => {
-                let template = local.miss(&request);
-                local.lend(&template, with)
-            }
-        };
-        local.limit_buffers();
+        let result = local.template(&request, with);
         LOCAL.set(Some(local));
         result
     }
@@ -177,6 +173,7 @@ impl Local {
     fn new(owner: &Arc<Shared>) -> Self {
         Self {
             owner: Arc::downgrade(owner),
+            familiar: Familiar::default(),
             tier: Tier::new(owner.capacity),
             schemas: LocalSchemas::default(),
             normalized: Normalized::default(),
@@ -185,14 +182,43 @@ impl Local {
     }
 
     #[inline]
-    fn lend<R>(&self, template: &Arc<Template>, with: impl FnOnce(&Arc<Template>, &[Literal], &[u32]) -> R) -> R {
-        with(template, &self.normalized.literals, &self.normalized.separators)
+    fn template<R>(&mut self, request: &Request<'_>, with: impl FnOnce(&Arc<Template>, &[Literal], &[u32]) -> R) -> R {
+        let scope = Scope { schema: self.schemas.id(request.schema, &request.shared.schemas), path: request.path };
+        if request.standard_strings
+            && let Some(template) = self.familiar.find(scope, request.sql, &mut self.normalized)
+        {
+            return with(template, &self.normalized.literals, &self.normalized.separators);
+        }
+        self.look_up(request, scope, with)
+    }
+
+    fn look_up<R>(
+        &mut self,
+        request: &Request<'_>,
+        scope: Scope,
+        with: impl FnOnce(&Arc<Template>, &[Literal], &[u32]) -> R,
+    ) -> R {
+        self.normalized.run(request.sql, request.standard_strings);
+        let result = match self.find(request, scope.schema) {
+            Some(slot) => {
+                let template = self.tier.templates.get(slot);
+                if request.standard_strings {
+                    self.familiar.keep(scope, request.sql, &self.normalized, template);
+                }
+                with(template, &self.normalized.literals, &self.normalized.separators)
+            }
+            None => {
+                let template = self.miss(request, scope.schema);
+                with(&template, &self.normalized.literals, &self.normalized.separators)
+            }
+        };
+        self.limit_buffers();
+        result
     }
 
     /// Looks in this thread's tier; leaves the key of the template in `self.key`.
     #[inline]
-    fn find(&mut self, request: &Request<'_>) -> Option<Slot> {
-        let schema = self.schemas.id(request.schema, &request.shared.schemas);
+    fn find(&mut self, request: &Request<'_>, schema: SchemaId) -> Option<Slot> {
         self.begin_key(schema, request);
         loop {
             if let Some(slot) = self.tier.templates.find(&self.key) {
@@ -221,7 +247,7 @@ impl Local {
 
     /// Finds the template in the shared tier, or makes it.
     #[cold]
-    fn miss(&mut self, request: &Request<'_>) -> Arc<Template> {
+    fn miss(&mut self, request: &Request<'_>, schema: SchemaId) -> Arc<Template> {
         let Ok(text) = std::str::from_utf8(request.sql) else {
             // Not cached: the fault may be in a constant, and the template belongs to texts without it, too.
             return Arc::new(unparsed::not_utf8(request.schema));
@@ -229,7 +255,6 @@ impl Local {
         if self.key.len() > LONGEST_CACHED {
             return Arc::new(self.analyze(request, text));
         }
-        let schema = self.schemas.id(request.schema, &request.shared.schemas);
         self.begin_key(schema, request);
         let mut appended = Vec::new();
         if let Some(template) = self.find_shared(request, &mut appended) {

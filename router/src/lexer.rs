@@ -85,6 +85,8 @@ pub struct Normalized {
     pub literals: Vec<Literal>,
     /// Byte offsets, in the original text, of the semicolons that separate statements (those outside parentheses).
     pub separators: Vec<u32>,
+    /// There are constants that stayed in the key.
+    pub(crate) keeps_constants: bool,
 }
 
 impl Normalized {
@@ -93,6 +95,7 @@ impl Normalized {
         self.text.clear();
         self.literals.clear();
         self.separators.clear();
+        self.keeps_constants = false;
         let mut lexer = Lexer {
             out: self,
             sql,
@@ -104,6 +107,20 @@ impl Normalized {
             keeps_constants: false,
         };
         lexer.run();
+    }
+}
+
+/// The constant at `at`, where a token begins, if it is a number or a plain string under standard_conforming_strings = on: its
+/// kind and its end, as the lexer reports them.
+#[inline]
+pub(crate) fn plain_constant(sql: &[u8], at: usize) -> Option<(LiteralKind, usize)> {
+    match sql.get(at)? {
+        b'0'..=b'9' => match number_end(sql, at) {
+            Scanned::Constant(kind, end) => Some((kind, end)),
+            Scanned::Kept(_) => None,
+        },
+        b'\'' => string_end(sql, at, Quoting::Doubled).map(|end| (LiteralKind::String, end)),
+        _ => None,
     }
 }
 
@@ -284,6 +301,7 @@ impl Lexer<'_> {
     #[inline]
     fn constant(&mut self, kind: LiteralKind, end: usize) {
         self.out.literals.push(Literal { kind, start: self.at as u32, end: end as u32 });
+        self.out.keeps_constants |= self.keeps_constants;
         if !self.keeps_constants {
             self.flush(self.at);
             self.out.text.push(kind.mark());

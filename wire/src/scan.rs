@@ -131,6 +131,24 @@ impl Scanner {
     }
 }
 
+/// The transaction status that ends `chunk`, if it holds whole messages, of which the last one, and no other, is a
+/// ReadyForQuery, and none that changes what the pooler knows (errors, parameters, the begin of COPY FROM STDIN).
+#[inline]
+pub fn plain_response(chunk: &[u8]) -> Option<u8> {
+    const READY: usize = HEADER + 1;
+    let (rest, ready) = chunk.split_at(chunk.len().checked_sub(READY)?);
+    let &[b'Z', 0, 0, 0, 5, status] = ready else { return None };
+    let mut rest = rest;
+    while !rest.is_empty() {
+        let header = Header::read(rest)?.ok()?;
+        if matches!(header.tag, b'Z' | b'E' | b'S' | b'G' | b'W') {
+            return None;
+        }
+        rest = rest.get(usize::try_from(header.total).ok()?..)?;
+    }
+    Some(status)
+}
+
 #[inline]
 fn flush(sink: &mut impl Sink, bytes: &[u8]) {
     if !bytes.is_empty() {
@@ -173,6 +191,25 @@ mod tests {
         let mut out = Vec::new();
         crate::message::frame(&mut out, tag, |out| out.extend_from_slice(body));
         out
+    }
+
+    #[test]
+    fn a_plain_response_ends_with_its_only_ready_for_query() {
+        let plain =
+            [message(b'T', b"columns"), message(b'D', b""), message(b'C', b"SELECT 1\0"), message(b'Z', b"T")].concat();
+        assert_eq!(plain_response(&plain), Some(b'T'));
+        assert_eq!(plain_response(&plain[1..]), None);
+        assert_eq!(plain_response(&plain[..plain.len() - 1]), None);
+        assert_eq!(plain_response(&[&plain[..], b"x"].concat()), None);
+        assert_eq!(plain_response(&[&plain[..], &plain].concat()), None);
+        assert_eq!(plain_response(&message(b'Z', b"I")), Some(b'I'));
+        for tag in *b"ESGWZ" {
+            assert_eq!(plain_response(&[message(tag, b"I"), plain.clone()].concat()), None);
+        }
+        // A row that only looks as if a ReadyForQuery ended it.
+        let row = message(b'D', &message(b'Z', b"I"));
+        assert_eq!(plain_response(&row), None);
+        assert_eq!(plain_response(b"Z\0\0"), None);
     }
 
     proptest! {

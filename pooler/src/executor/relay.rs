@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use sluice_wire::frame::{Frame, FrameError, Header, cstr};
 use sluice_wire::message::Status;
 use sluice_wire::replies::{Fate, Replies};
-use sluice_wire::scan::{Class, Sink, Verdict};
+use sluice_wire::scan::{Class, Sink, Verdict, plain_response};
 
 use crate::net::{Io, with_output, with_scratch};
 use crate::pool::Server;
@@ -37,6 +37,14 @@ pub struct Flow {
     pub escape_strings: bool,
     /// A statement of ours, sent ahead, failed.
     pub swallowed_error: bool,
+}
+
+impl Flow {
+    /// Responses are passed on as they come, and nobody wants to know what is in them.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        self.swallow == 0 && self.replies.is_none() && self.outcome.is_none() && !self.copy_in && !self.swallowed_error
+    }
 }
 
 /// What completed since the request was sent.
@@ -98,6 +106,14 @@ pub fn poll_responses(
 
 fn relay_chunk(chunk: &[u8], server: &mut Server, client: &Io, flow: &mut Flow) -> Result<(), RelayError> {
     server.counters.sent += chunk.len() as u64;
+    if flow.is_plain()
+        && server.scanner.is_at_boundary()
+        && let Some(status) = plain_response(chunk)
+    {
+        server.status = Status::from_byte(status).unwrap_or(Status::Failed);
+        server.pending = server.pending.saturating_sub(1);
+        return send(client, flow, chunk).map_err(RelayError::Client);
+    }
     let mut scanner = std::mem::take(&mut server.scanner);
     let edited = flow.replies.is_some();
     let result = if edited {

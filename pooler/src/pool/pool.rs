@@ -15,6 +15,7 @@ use super::pools::Pools;
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
 use super::slots::{Sizes, Slots, Waiter};
 use crate::config::PoolMode;
+use crate::registry::Registry;
 use crate::stats::Counters;
 use crate::vars::VarsTable;
 
@@ -84,6 +85,7 @@ pub struct Pool {
     pub key: PoolKey,
     pub(super) state: Mutex<State>,
     pub(super) pools: Weak<Pools>,
+    registry: Arc<Registry>,
     /// Clients whose sessions use this pool.
     pub clients: AtomicUsize,
     /// A copy of the parameter, so that a checkin need not take the lock for it.
@@ -99,7 +101,7 @@ impl Pool {
         params: Arc<PoolParams>,
         target: Arc<ServerTarget>,
         paused: bool,
-        pools: Weak<Pools>,
+        (pools, registry): (Weak<Pools>, Arc<Registry>),
     ) -> Self {
         let mut slots = Slots::default();
         slots.paused = paused;
@@ -114,7 +116,7 @@ impl Pool {
             counters: Counters::default(),
             removed: false,
         };
-        Self { key, state: Mutex::new(state), pools, clients: AtomicUsize::new(0), resets_always }
+        Self { key, state: Mutex::new(state), pools, registry, clients: AtomicUsize::new(0), resets_always }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -243,7 +245,6 @@ impl Pool {
     }
 
     fn worn_out(&self, server: &Server, state: &State) -> Option<&'static str> {
-        let pools = self.pools.upgrade()?;
         if state.removed {
             return Some("database removed");
         }
@@ -252,7 +253,7 @@ impl Pool {
         }
         // With a lifetime of zero a server is used once, but that once.
         let unused = server.last_client == 0 && state.params.lifetime.is_zero();
-        if !unused && pools.registry.clock.since(server.opened_at) >= state.params.lifetime {
+        if !unused && self.registry.clock.since(server.opened_at) >= state.params.lifetime {
             return Some("server lifetime over");
         }
         if state.slots.paused && !state.slots.has_urgent() {
@@ -263,7 +264,7 @@ impl Pool {
     }
 
     fn now(&self) -> u64 {
-        self.pools.upgrade().map_or(0, |pools| pools.registry.clock.millis())
+        self.registry.clock.millis()
     }
 
     /// Closes a leased server.
@@ -280,12 +281,12 @@ impl Pool {
     /// Ends a connection that no count includes any more.
     pub(super) fn dispose(&self, server: Box<Server>, reason: &str) {
         if let Some(pools) = self.pools.upgrade() {
-            pools.registry.remove_server(server.entry.id);
+            self.registry.remove_server(server.entry.id);
             if pools.log_disconnections() {
                 tracing::info!(
                     "{} closing because: {reason} (age={}s)",
                     server.log_prefix(),
-                    pools.registry.clock.since(server.opened_at).as_secs()
+                    self.registry.clock.since(server.opened_at).as_secs()
                 );
             }
         }

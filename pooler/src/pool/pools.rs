@@ -84,7 +84,8 @@ impl Pools {
         }
         let (params, target) = params();
         let paused = self.is_paused() || self.is_database_paused(&key.database);
-        let pool = Arc::new(Pool::new(key.clone(), params, target, paused, Arc::downgrade(self)));
+        let pool =
+            Arc::new(Pool::new(key.clone(), params, target, paused, (Arc::downgrade(self), self.registry.clone())));
         pools.insert(key.clone(), pool.clone());
         pool
     }

@@ -363,10 +363,10 @@ impl Session {
             _ => return Err(Report::fatal("08P01", "failed to parse packet")),
         };
         let map = self.upstream.map();
-        let schema = self.schema(&map);
+        let schema = self.schema(&map).clone();
         let simple = head[0] == b'Q';
         let request = {
-            let context = self.context(&map, &schema);
+            let context = self.context(&map);
             let decided = if simple { context.query(&head[HEADER..]) } else { context.batch(&head) };
             decided.map_err(|deny| deny_report(deny, &head))?
         };

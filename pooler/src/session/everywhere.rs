@@ -66,7 +66,7 @@ impl Session {
         command: &Command,
         map: &Arc<ShardMap>,
     ) -> Result<Vec<u8>, Report> {
-        let schema = self.schema(map);
+        let schema = self.schema(map).clone();
         let changes = self.schema_changes(&command.sql, &schema);
         self.check_schemas(&changes)?;
         for &shard in shards {

@@ -107,6 +107,8 @@ pub struct Session {
     path_unknown: bool,
     /// The server can't be shared until what keeps it is gone.
     pinned: bool,
+    /// A request is on its way to a server; its responses are being relayed.
+    relaying: bool,
     /// The request was decided anew, because its server reads string constants otherwise than was thought.
     reread: bool,
     /// A pipeline's end (Sync) is still to come: its server stays.
@@ -115,8 +117,8 @@ pub struct Session {
     skip_to_sync: bool,
     /// Session pooling: where the client's stream stands inside a message.
     straight: Option<Box<sluice_wire::scan::Scanner>>,
-    request_at: Option<std::time::Instant>,
-    transaction_at: Option<std::time::Instant>,
+    request_at: Option<quanta::Instant>,
+    transaction_at: Option<quanta::Instant>,
 }
 
 /// Consequences of a request, drawn when its responses have arrived.

@@ -222,6 +222,17 @@ impl Context<'_> {
     /// Adds the statements of one text to the request.
     fn add(&self, request: &mut Request, sql: &[u8], parameters: &dyn Parameters) -> Result<(), Deny> {
         self.with_template(sql, |template, literals, separators| {
+            if let [statement] = &*template.statements
+                && request.effects.is_empty()
+                && is_ordinary(statement)
+            {
+                let target = plan(self.map, statement, sql, literals, parameters).map_err(Deny::Refused)?;
+                request.place = combine(request, self.map, target)?;
+                request.statements += 1;
+                request.writes |= statement.access == Access::Write;
+                request.begins = false;
+                return Ok(());
+            }
             for (index, statement) in template.statements.iter().enumerate() {
                 let target = match &statement.route {
                     Route::Cursor(name) => {
@@ -265,6 +276,15 @@ impl Context<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Nothing about it has to be remembered: nearly all statements.
+#[inline]
+fn is_ordinary(statement: &Statement) -> bool {
+    let residue = statement.residue;
+    matches!(statement.action, Action::None)
+        && !matches!(statement.route, Route::Cursor(_))
+        && !(residue.pins | residue.may_unpin | residue.opaque | statement.outside_transaction)
 }
 
 fn note(request: &mut Request, statement: &Statement) {

@@ -34,6 +34,15 @@ pub(super) enum Step {
     End(End),
 }
 
+/// Why the loop has to stop for more than the two sockets.
+enum Turn {
+    Slow(Slow),
+    /// Ask the server whether what pinned it is gone.
+    Unpin,
+    Stopped(Stop),
+    End(End),
+}
+
 /// Why a request could not be sent at once.
 #[derive(Debug)]
 pub(super) enum Slow {
@@ -89,6 +98,7 @@ impl Session {
             path: Default::default(),
             path_unknown: false,
             pinned: false,
+            relaying: false,
             reread: false,
             open: false,
             skip_to_sync: false,
@@ -103,44 +113,68 @@ impl Session {
     /// Serves the client until it leaves.
     pub async fn run(&mut self) -> End {
         self.client.set_state(ClientState::Idle);
+        poll_fn(|cx| {
+            self.client.watch_eviction(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
         loop {
-            match self.turn().await {
-                Ok(()) => {}
-                Err(end) => return end,
+            match poll_fn(|cx| self.poll_turns(cx)).await {
+                Turn::End(end) => return end,
+                Turn::Slow(slow) => {
+                    if let Err(end) = Box::pin(self.slow(slow)).await {
+                        return end;
+                    }
+                }
+                Turn::Unpin => {
+                    if let Err(end) = Box::pin(self.try_unpin()).await {
+                        return end;
+                    }
+                }
+                Turn::Stopped(stop) => return Box::pin(self.stopped(stop)).await,
             }
         }
     }
 
-    async fn turn(&mut self) -> Result<(), End> {
-        match poll_fn(|cx| self.poll_request(cx)).await {
-            Step::Read => Ok(()),
-            Step::End(end) => Err(end),
-            Step::Relay => self.relay().await,
-            Step::Slow(slow) => Box::pin(self.slow(slow)).await,
+    /// Request after request, for as long as nothing has to be waited for but the two sockets.
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        loop {
+            if !self.relaying {
+                match ready!(self.poll_request(cx)) {
+                    Step::Read => {}
+                    Step::Relay => self.relaying = true,
+                    Step::Slow(slow) => return Poll::Ready(Turn::Slow(slow)),
+                    Step::End(end) => return Poll::Ready(Turn::End(end)),
+                }
+                continue;
+            }
+            let relayed = ready!(self.poll_relay(cx));
+            self.relaying = false;
+            if let Err(stop) = relayed {
+                return Poll::Ready(Turn::Stopped(stop));
+            }
+            if self.flow.copy_in || self.open || self.server().is_some_and(|server| server.pending > 0) {
+                continue;
+            }
+            match self.answered() {
+                After::Done => {}
+                After::Unpin => return Poll::Ready(Turn::Unpin),
+                After::End(end) => return Poll::Ready(Turn::End(end)),
+            }
         }
     }
 
-    /// Relays until the request is answered (or the client has to send more), then draws the consequences.
-    pub(super) async fn relay(&mut self) -> Result<(), End> {
-        let relayed = poll_fn(|cx| self.poll_relay(cx)).await;
-        match relayed {
-            Ok(()) => {}
-            Err(Stop::Evicted(eviction)) => return Err(Box::pin(self.evicted(eviction)).await),
-            Err(Stop::Relay(error)) => return Err(Box::pin(self.relay_failed(error)).await),
-        }
-        if self.flow.copy_in || self.open || self.server().is_some_and(|server| server.pending > 0) {
-            return Ok(());
-        }
-        match self.answered() {
-            After::Done => Ok(()),
-            After::Unpin => Box::pin(self.try_unpin()).await,
-            After::End(end) => Err(end),
+    async fn stopped(&mut self, stop: Stop) -> End {
+        match stop {
+            Stop::Evicted(eviction) => self.evicted(eviction).await,
+            Stop::Relay(error) => self.relay_failed(error).await,
         }
     }
 
     /// Reads a request and sends it on, if nothing stands in the way.
+    #[inline]
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
+        if let Some(eviction) = self.client.eviction() {
             return Poll::Ready(Step::Slow(Slow::fail(eviction_report(eviction))));
         }
         if !self.flow.unsent.is_empty() && ready!(self.io.poll_flush(cx, &mut self.flow.unsent)).is_err() {
@@ -202,8 +236,9 @@ impl Session {
     }
 
     /// Relays responses, and takes COPY data and the rest of a pipeline from the client meanwhile.
+    #[inline]
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
+        if let Some(eviction) = self.client.eviction() {
             return Poll::Ready(Err(Stop::Evicted(eviction)));
         }
         let Self { link, io, flow, open, .. } = self;

@@ -2,15 +2,14 @@
 //!
 //! Hot path: what is at hand is used at once; whatever has to be waited for is a [`Slow`].
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
-
+use quanta::Instant;
 use sluice_router::map::ShardMap;
 use sluice_router::template::Residue;
 use sluice_router::{Schema, ShardId};
 use sluice_wire::message::{Report, Status};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::request::{self, Request, Where};
 use super::run::Slow;
@@ -22,18 +21,19 @@ use crate::registry::{ClientHandle, ClientState};
 use crate::vars::transition;
 
 impl Session {
-    pub(super) fn schema(&self, map: &Arc<ShardMap>) -> Arc<Schema> {
+    /// The tables as this session sees them: its transaction's own DDL included.
+    pub(super) fn schema<'a>(&'a self, map: &'a ShardMap) -> &'a Arc<Schema> {
         match &self.link {
-            Link::Transaction(transaction) => transaction.log.schema.as_ref().unwrap_or(map.schema()).clone(),
-            _ => map.schema().clone(),
+            Link::Transaction(transaction) => transaction.log.schema.as_ref().unwrap_or(map.schema()),
+            _ => map.schema(),
         }
     }
 
-    pub(super) fn context<'a>(&'a self, map: &'a ShardMap, schema: &'a Arc<Schema>) -> request::Context<'a> {
+    pub(super) fn context<'a>(&'a self, map: &'a ShardMap) -> request::Context<'a> {
         request::Context {
             router: &self.shared.router,
             map,
-            schema,
+            schema: self.schema(map),
             path: self.path,
             standard_strings: !self.flow.escape_strings,
             statements: self.statements.as_deref(),
@@ -41,15 +41,28 @@ impl Session {
         }
     }
 
+    /// What the request at the head of the input asks for, and the one shard that runs it.
+    #[inline]
+    pub(super) fn decide(
+        &self,
+        read: impl FnOnce(&request::Context<'_>) -> Result<Request, request::Deny>,
+    ) -> Result<(Request, ShardId), Slow> {
+        self.upstream.with_map(|map| {
+            let request = read(&self.context(map)).map_err(Slow::Deny)?;
+            if self.path_unknown && self.upstream.is_sharded() && !request.controls {
+                return Err(Slow::fail(super::path::unknown_path()));
+            }
+            if self.needs_control(&request) {
+                return Err(Slow::Control);
+            }
+            let shard = self.place(&request, map)?;
+            Ok((request, shard))
+        })
+    }
+
     /// Sends a decided request, if its server is at hand and ready for it.
-    pub(super) fn send(&mut self, request: Request, map: &Arc<ShardMap>, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
-        if self.path_unknown && self.upstream.is_sharded() && !request.controls {
-            return Err(Slow::fail(super::path::unknown_path()));
-        }
-        if self.needs_control(&request) {
-            return Err(Slow::Control);
-        }
-        let shard = self.place(&request, map)?;
+    #[inline]
+    pub(super) fn send(&mut self, request: Request, shard: ShardId, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
         self.link_to(shard, request.writes)?;
         self.check_strings()?;
         let simple = self.flow.simple;
@@ -92,7 +105,7 @@ impl Session {
     }
 
     /// The one shard that runs it.
-    pub(super) fn place(&self, request: &Request, map: &Arc<ShardMap>) -> Result<ShardId, Slow> {
+    pub(super) fn place(&self, request: &Request, map: &ShardMap) -> Result<ShardId, Slow> {
         // A server that failed knows what PostgreSQL still allows in the block; no other one may go on without it.
         if let Link::Transaction(transaction) = &self.link
             && let Some(failed) = transaction.participants.iter().find(|it| it.lease.status == Status::Failed)

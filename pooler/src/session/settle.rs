@@ -1,8 +1,7 @@
 //! After the answer, and at the end: consequences, statistics, the server back to its pool; what becomes of servers when
 //! something breaks.
 
-use std::time::Instant;
-
+use quanta::Instant;
 use sluice_wire::message::{Report, Status};
 
 use super::transaction::TransactionLog;

@@ -39,11 +39,9 @@ impl Session {
         match message[0] {
             b'Q' if self.limits.refuses_simple => (0, Some(protocol(PQEXEC))),
             b'Q' => {
-                let map = self.upstream.map();
-                let schema = self.schema(&map);
-                let decided = self.context(&map, &schema).query(&message[HEADER..]);
+                let decided = self.decide(|context| context.query(&message[HEADER..]));
                 self.flow.simple = true;
-                match decided.map_err(Slow::Deny).and_then(|request| self.send(request, &map, message, 1)) {
+                match decided.and_then(|(request, shard)| self.send(request, shard, message, 1)) {
                     Ok(()) => {
                         // Its ReadyForQuery ends a pipeline that had no Sync yet, too.
                         self.open = false;
@@ -56,10 +54,10 @@ impl Session {
             // The rest of a COPY that failed.
             b'd' | b'c' | b'f' => (used, Some(Step::Read)),
             b'F' if !self.upstream.is_sharded() => {
-                let map = self.upstream.map();
+                let decided =
+                    self.decide(|context| Ok(Request { place: Where::Shard(context.map.home()), ..Request::opaque() }));
                 self.flow.simple = true;
-                let request = Request { place: Where::Shard(map.home()), ..Request::opaque() };
-                match self.send(request, &map, message, 1) {
+                match decided.and_then(|(request, shard)| self.send(request, shard, message, 1)) {
                     Ok(()) => (used, Some(Step::Relay)),
                     Err(slow) => (0, Some(Step::Slow(slow))),
                 }
@@ -85,11 +83,9 @@ impl Session {
             // Flush with nothing before it: all answers are sent.
             return (batch.len(), Some(Step::Read));
         }
-        let map = self.upstream.map();
-        let schema = self.schema(&map);
-        let decided = self.context(&map, &schema).batch(batch);
+        let decided = self.decide(|context| context.batch(batch));
         self.flow.simple = false;
-        match decided.map_err(Slow::Deny).and_then(|request| self.send(request, &map, batch, u32::from(synced))) {
+        match decided.and_then(|(request, shard)| self.send(request, shard, batch, u32::from(synced))) {
             Ok(()) => {
                 self.open = !synced;
                 (batch.len(), Some(Step::Relay))

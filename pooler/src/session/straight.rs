@@ -1,11 +1,10 @@
 //! Session pooling's way from client to server: the server is the client's until it leaves, and nothing between them is
 //! changed.
 
-use std::io;
-use std::time::Instant;
-
+use quanta::Instant;
 use sluice_wire::frame::{Frame, Header};
 use sluice_wire::scan::{Class, Sink, Verdict};
+use std::io;
 
 use super::run::{Slow, Step};
 use super::steps::{PQEXEC, protocol, server_failed};
