@@ -425,6 +425,9 @@ impl App {
             let over = |limit: Option<Duration>, age: Option<Duration>| matches!((limit, age), (Some(limit), Some(age)) if age >= limit);
             let user = &*client.user;
             let state = client.state();
+            if state == ClientState::Waiting {
+                client.nudge();
+            }
             if state == ClientState::Active && over(config.query_timeout(user), client.request_age(clock)) {
                 client.evict(Eviction::QueryTimeout);
             } else if client.is_in_transaction()

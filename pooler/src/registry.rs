@@ -126,6 +126,17 @@ impl ClientEntry {
         self.waker.register(waker);
     }
 
+    /// Has the session look at the clock, and leaves its waker where it was.
+    pub fn nudge(&self) {
+        let Some(waker) = self.waker.take() else { return };
+        waker.wake_by_ref();
+        self.waker.register(&waker);
+        if self.eviction().is_some() {
+            // Told to go while there was nobody to wake.
+            self.waker.wake();
+        }
+    }
+
     /// Why to go, if at all. The session's task asks at each poll; it is woken by `watch_eviction`.
     #[inline]
     pub fn eviction(&self) -> Option<Eviction> {

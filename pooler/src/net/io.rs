@@ -224,11 +224,10 @@ impl Io {
         }
     }
 
-    /// Something waits to be read, or the other end is gone. Costs no system call.
+    /// Something waits to be read, or the other end is gone. Costs no system call, and leaves whoever waits for it alone.
     #[inline]
     pub fn is_readable(&self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.socket.poll_read_ready(&mut cx).is_ready()
+        self.socket.try_io(Interest::READABLE, |_| Ok(())).is_ok()
     }
 
     /// Writes what the kernel takes now.

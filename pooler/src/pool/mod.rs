@@ -20,7 +20,7 @@ mod slots;
 
 pub use command::Done;
 pub use hosts::Hosts;
-pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams};
+pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};
 pub use slots::{Sizes, Slots, Waiter};

@@ -18,6 +18,7 @@ use super::run::Slow;
 use super::send::{needs_reset, unknown_shard};
 use super::settle::{After, eviction_report};
 use super::transaction::{Effect, TransactionLog};
+use super::wait::queued_notice;
 use super::{End, Link, Pending, Session, Transaction};
 use crate::executor::two_phase::{self, CommitError, Participant};
 use crate::pool::{CheckoutError, Done, Lease};
@@ -39,6 +40,7 @@ impl Session {
     /// Deals with what [`Slow`] says, so that the loop can go on.
     pub(super) async fn slow(&mut self, slow: Slow) -> Result<(), End> {
         let result = match slow {
+            Slow::Wait(decided) => self.checkout(decided.shard).await,
             Slow::Checkout(shard) => self.checkout(shard).await,
             Slow::Prepare(sql) => self.prepare_server(sql).await,
             Slow::Enlist(shard) => self.enlist(shard).await,
@@ -137,14 +139,10 @@ impl Session {
                 report = self.interrupted() => return Err(report),
                 () = tokio::time::sleep_until(wake.into()) => {
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(Report::fatal("57014", "query_wait_timeout")
-                            .detail(format!("No server of {} became free in time.", self.pool_name(shard)))
-                            .hint("raise default_pool_size or query_wait_timeout, or see SHOW POOLS for what keeps the servers busy"));
+                        return Err(self.waited_in_vain(shard));
                     }
                     notify = None;
-                    let mut out = Vec::new();
-                    message::notice(&mut out, "00000", "No server connection available in postgres backend, client being queued", "");
-                    let _ = self.io.write_all(&out).await;
+                    let _ = self.io.write_all(&queued_notice()).await;
                 }
             }
         }
@@ -161,6 +159,12 @@ impl Session {
         .await
     }
 
+    pub(super) fn waited_in_vain(&self, shard: ShardId) -> Report {
+        Report::fatal("57014", "query_wait_timeout")
+            .detail(format!("No server of {} became free in time.", self.pool_name(shard)))
+            .hint("raise default_pool_size or query_wait_timeout, or see SHOW POOLS for what keeps the servers busy")
+    }
+
     fn pool_name(&self, shard: ShardId) -> String {
         if self.upstream.is_sharded() {
             format!("database \"{}\", shard {shard}", self.upstream.database)
@@ -170,7 +174,7 @@ impl Session {
     }
 
     /// In a sharded database the other shards go on, so the session does too.
-    fn no_server(&self, shard: ShardId, error: &CheckoutError) -> Report {
+    pub(super) fn no_server(&self, shard: ShardId, error: &CheckoutError) -> Report {
         let sqlstate = match error {
             CheckoutError::Refused(error) | CheckoutError::Failing(error) => error.sqlstate().to_owned(),
             CheckoutError::Removed => "57P01".to_owned(),

@@ -1,7 +1,7 @@
 //! One client's session, from its first request to its end. The login before it is the listener's.
 //!
 //! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the loop: read, decide, send,
-//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`settle`] (after the answer), then what is off
+//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the answer), then what is off
 //! the ordinary way: [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin, waiting, refusals),
 //! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`] and [`prepared`] (named statements),
 //! [`straight`] (session pooling), [`path`] and [`encoding`].
@@ -23,6 +23,7 @@ mod settle;
 mod steps;
 mod straight;
 mod transaction;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use sluice_router::{Router, SearchPath};
 
 use self::prepared::{ClientStatements, StatementTable};
 use self::transaction::{Effect, TransactionLog};
+use self::wait::Waiting;
 use crate::catalogs::Catalogs;
 use crate::executor::relay::Flow;
 use crate::executor::two_phase::Participant;
@@ -107,6 +109,8 @@ pub struct Session {
     path_unknown: bool,
     /// The server can't be shared until what keeps it is gone.
     pinned: bool,
+    /// A request is decided and waits for a server.
+    waiting: Option<Box<Waiting>>,
     /// A request is on its way to a server; its responses are being relayed.
     relaying: bool,
     /// The request was decided anew, because its server reads string constants otherwise than was thought.

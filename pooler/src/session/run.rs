@@ -13,6 +13,7 @@ use sluice_router::ShardId;
 use sluice_wire::message::{Report, Status};
 
 use super::request::Deny;
+use super::send::Decided;
 use super::settle::{After, eviction_report};
 use super::{End, Limits, Link, Session, Shared};
 use crate::config::PoolMode;
@@ -46,7 +47,9 @@ enum Turn {
 /// Why a request could not be sent at once.
 #[derive(Debug)]
 pub(super) enum Slow {
-    /// No free server on that shard.
+    /// No free server for a request that is decided.
+    Wait(Box<Decided>),
+    /// No free server on that shard, and nothing decided yet.
     Checkout(ShardId),
     /// The server has other settings than the client, or leftovers of another one.
     Prepare(String),
@@ -99,6 +102,7 @@ impl Session {
             path_unknown: false,
             pinned: false,
             relaying: false,
+            waiting: None,
             reread: false,
             open: false,
             skip_to_sync: false,
@@ -140,9 +144,15 @@ impl Session {
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         loop {
             if !self.relaying {
-                match ready!(self.poll_request(cx)) {
+                let step = if self.waiting.is_some() { self.poll_wait(cx) } else { self.poll_request(cx) };
+                match ready!(step) {
                     Step::Read => {}
                     Step::Relay => self.relaying = true,
+                    Step::Slow(Slow::Wait(decided)) => {
+                        if let Err(report) = self.queue(*decided) {
+                            return Poll::Ready(Turn::Slow(Slow::fail(report)));
+                        }
+                    }
                     Step::Slow(slow) => return Poll::Ready(Turn::Slow(slow)),
                     Step::End(end) => return Poll::Ready(Turn::End(end)),
                 }
@@ -180,17 +190,10 @@ impl Session {
         if !self.flow.unsent.is_empty() && ready!(self.io.poll_flush(cx, &mut self.flow.unsent)).is_err() {
             return Poll::Ready(Step::End(End::Client("client unexpected eof".to_owned())));
         }
-        if !self.input.is_empty() {
-            let input = std::mem::take(&mut self.input);
-            let (used, step) = self.step(&input);
-            self.input = input;
-            self.input.drain(..used);
-            if self.input.is_empty() {
-                self.input = Vec::new();
-            }
-            if let Some(step) = step {
-                return Poll::Ready(step);
-            }
+        if !self.input.is_empty()
+            && let Some(step) = self.on_input(Self::step)
+        {
+            return Poll::Ready(step);
         }
         if let Poll::Ready(step) = self.poll_servers(cx) {
             return Poll::Ready(step);
@@ -221,6 +224,18 @@ impl Session {
             _ => Poll::Pending,
         };
         heard.map(|report| Step::Slow(Slow::fail(report)))
+    }
+
+    /// Deals with the head of what was read before.
+    pub(super) fn on_input(&mut self, deal: impl FnOnce(&mut Self, &[u8]) -> (usize, Option<Step>)) -> Option<Step> {
+        let input = std::mem::take(&mut self.input);
+        let (used, step) = deal(self, &input);
+        self.input = input;
+        self.input.drain(..used);
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        step
     }
 
     /// Bytes have arrived. The common case, a whole request and no more, is dealt with where it was read.

@@ -46,7 +46,7 @@ impl Session {
     pub(super) fn decide(
         &self,
         read: impl FnOnce(&request::Context<'_>) -> Result<Request, request::Deny>,
-    ) -> Result<(Request, ShardId), Slow> {
+    ) -> Result<Decided, Slow> {
         self.upstream.with_map(|map| {
             let request = read(&self.context(map)).map_err(Slow::Deny)?;
             if self.path_unknown && self.upstream.is_sharded() && !request.controls {
@@ -56,14 +56,20 @@ impl Session {
                 return Err(Slow::Control);
             }
             let shard = self.place(&request, map)?;
-            Ok((request, shard))
+            Ok(Decided { request, shard, map_version: map.version() })
         })
     }
 
     /// Sends a decided request, if its server is at hand and ready for it.
     #[inline]
-    pub(super) fn send(&mut self, request: Request, shard: ShardId, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
-        self.link_to(shard, request.writes)?;
+    pub(super) fn send(&mut self, decided: Decided, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
+        let shard = decided.shard;
+        match self.link_to(shard, decided.request.writes) {
+            Ok(()) => {}
+            Err(Slow::Checkout(_)) => return Err(Slow::Wait(Box::new(decided))),
+            Err(slow) => return Err(slow),
+        }
+        let request = decided.request;
         self.check_strings()?;
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
@@ -297,6 +303,14 @@ impl Session {
         pending.opaque |= residue.opaque;
         self.flow.outcome.get_or_insert_default();
     }
+}
+
+/// A request that one shard runs, under the map in force when it was read.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) request: Request,
+    pub(super) shard: ShardId,
+    pub(super) map_version: u64,
 }
 
 impl Request {

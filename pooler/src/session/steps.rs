@@ -9,7 +9,7 @@ use sluice_wire::message::{self, Report};
 
 use super::request::{self, Cut, Request, Where};
 use super::run::{Slow, Step};
-use super::send::broken;
+use super::send::{Decided, broken};
 use super::{End, Link, Session};
 use crate::config::PoolMode;
 
@@ -41,14 +41,7 @@ impl Session {
             b'Q' => {
                 let decided = self.decide(|context| context.query(&message[HEADER..]));
                 self.flow.simple = true;
-                match decided.and_then(|(request, shard)| self.send(request, shard, message, 1)) {
-                    Ok(()) => {
-                        // Its ReadyForQuery ends a pipeline that had no Sync yet, too.
-                        self.open = false;
-                        (used, Some(Step::Relay))
-                    }
-                    Err(slow) => (0, Some(Step::Slow(slow))),
-                }
+                self.dispatch(decided, message, Cut::Alone(used))
             }
             b'X' => (used, Some(Step::End(End::Client("client close request".to_owned())))),
             // The rest of a COPY that failed.
@@ -57,10 +50,7 @@ impl Session {
                 let decided =
                     self.decide(|context| Ok(Request { place: Where::Shard(context.map.home()), ..Request::opaque() }));
                 self.flow.simple = true;
-                match decided.and_then(|(request, shard)| self.send(request, shard, message, 1)) {
-                    Ok(()) => (used, Some(Step::Relay)),
-                    Err(slow) => (0, Some(Step::Slow(slow))),
-                }
+                self.dispatch(decided, message, Cut::Alone(used))
             }
             b'F' => {
                 let report =
@@ -85,10 +75,19 @@ impl Session {
         }
         let decided = self.decide(|context| context.batch(batch));
         self.flow.simple = false;
-        match decided.and_then(|(request, shard)| self.send(request, shard, batch, u32::from(synced))) {
+        let end = batch.len();
+        self.dispatch(decided, batch, if synced { Cut::Synced(end) } else { Cut::Open(end) })
+    }
+
+    /// Sends a request that is decided, all of `bytes`.
+    #[inline]
+    pub(super) fn dispatch(&mut self, decided: Result<Decided, Slow>, bytes: &[u8], cut: Cut) -> (usize, Option<Step>) {
+        // A pipeline's end is still to come if it is cut open. ReadyForQuery ends it, which a simple query has, too.
+        let open = matches!(cut, Cut::Open(_));
+        match decided.and_then(|decided| self.send(decided, bytes, u32::from(!open))) {
             Ok(()) => {
-                self.open = !synced;
-                (batch.len(), Some(Step::Relay))
+                self.open = open;
+                (bytes.len(), Some(Step::Relay))
             }
             Err(slow) => (0, Some(Step::Slow(slow))),
         }
