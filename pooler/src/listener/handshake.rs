@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_wire::auth::{AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, ScramKeys, Secret};
-use sluice_wire::frame::Frame;
 use sluice_wire::message::{self, Report};
 use sluice_wire::startup::{self, Startup, StartupMessage};
 
+use super::parameters::startup_value;
 use crate::app::App;
-use crate::config::{AuthType, CONSOLE, Config, Database};
+use crate::config::{CONSOLE, Config, Database};
 use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
 use crate::registry::{ClientHandle, NewClient};
@@ -20,7 +19,7 @@ use crate::session::Limits;
 use crate::session::encoding;
 use crate::session::run::Parts;
 use crate::upstream::Upstream;
-use crate::vars::{Var, set_statement};
+use crate::vars::Var;
 
 /// What a connection turned out to be.
 pub enum Accepted {
@@ -47,16 +46,16 @@ impl ConsoleParts {
 }
 
 /// A connection that is logging in.
-struct Handshake {
-    app: Arc<App>,
-    config: Arc<Config>,
-    io: Io,
-    peer: Peer,
-    input: Vec<u8>,
+pub(super) struct Handshake {
+    pub(super) app: Arc<App>,
+    pub(super) config: Arc<Config>,
+    pub(super) io: Io,
+    pub(super) peer: Peer,
+    pub(super) input: Vec<u8>,
 }
 
 /// Why a login ended. `None`: the client left without a word.
-type Refusal = Option<Report>;
+pub(super) type Refusal = Option<Report>;
 
 /// Takes a connection through its login, within `client_login_timeout`.
 pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
@@ -154,14 +153,14 @@ impl Handshake {
         Ok(self.input.drain(..length).collect())
     }
 
-    async fn read(&mut self) -> Result<(), Refusal> {
+    pub(super) async fn read(&mut self) -> Result<(), Refusal> {
         match self.io.read_some(&mut self.input).await {
             Ok(0) | Err(_) => Err(None),
             Ok(_) => Ok(()),
         }
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         self.io.write_all(bytes).await.map_err(|_| None)
     }
 
@@ -310,117 +309,6 @@ impl Handshake {
         out.extend_from_slice(&message::READY_IDLE);
         self.send(&out).await
     }
-
-    /// The start-up parameters that become session settings; others are dropped if the configuration says so, or refused.
-    fn session_vars(&self, message: &StartupMessage) -> Result<Vec<Var>, Refusal> {
-        let settings = &self.config.settings;
-        let ignored = |name: &str| settings.ignore_startup_parameters.has(name);
-        let mut vars: Vec<Var> = Vec::new();
-        let mut set = |name: &str, value: &str| {
-            let name = name.to_ascii_lowercase();
-            vars.retain(|var| *var.name != *name);
-            let statement = set_statement(&name, value, false).into();
-            vars.push(Var { name: name.into(), statement });
-        };
-        for (name, value) in &message.params {
-            if name == "options" {
-                let options = startup::parse_options(value)
-                    .map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
-                for (name, value) in options {
-                    if self.is_tracked(&name) {
-                        set(&name, &value);
-                    } else if !ignored(&name) && !ignored("options") {
-                        return Err(refuse("08P01", format!("unsupported startup parameter in options: {name}")));
-                    }
-                }
-            } else if name == "replication" {
-                if !matches!(value.as_str(), "false" | "off" | "no" | "0") {
-                    return Err(refuse("0A000", "replication connections are not supported in this version"));
-                }
-            } else if self.is_tracked(name) {
-                set(name, value);
-            } else if !ignored(name) {
-                return Err(Some(
-                    Report::fatal("08P01", format!("unsupported startup parameter: {name}"))
-                        .hint("add it to ignore_startup_parameters to have it dropped"),
-                ));
-            }
-        }
-        if settings.application_name_add_host {
-            let name = message.param("application_name").unwrap_or("app");
-            set("application_name", &format!("{name} - {}", self.peer));
-        }
-        Ok(vars)
-    }
-
-    fn is_tracked(&self, name: &str) -> bool {
-        let standard = ["DateStyle", "client_encoding", "TimeZone", "standard_conforming_strings", "application_name"];
-        standard.iter().any(|known| known.eq_ignore_ascii_case(name))
-            || self.config.settings.track_extra_parameters.iter().any(|known| known.eq_ignore_ascii_case(name))
-    }
-
-    async fn authenticate(&mut self, message: &StartupMessage, console: bool) -> Result<Option<ScramKeys>, Refusal> {
-        if console && message.user == CONSOLE && is_own_uid(self.peer) {
-            return Ok(None);
-        }
-        let method = match self.config.settings.auth_type {
-            AuthType::Trust => AuthMethod::Trust,
-            AuthType::Plain => AuthMethod::Plain,
-            AuthType::Md5 => AuthMethod::Md5,
-            AuthType::ScramSha256 => AuthMethod::ScramSha256,
-            _ => return Err(refuse("0A000", "this auth_type is not supported in this version")),
-        };
-        let stored = self.config.secrets.get(&message.user).cloned();
-        let secret = match (&stored, method) {
-            (Some(Secret::Plain(password)), AuthMethod::ScramSha256) => {
-                Some(self.app.derived_verifier(&message.user, password, self.config.settings.scram_iterations))
-            }
-            _ => stored,
-        };
-        let entropy = Entropy::random();
-        let start = ClientAuth::start(
-            method,
-            &message.user,
-            secret.as_ref(),
-            LoginContext {
-                mock_key: &self.app.mock_key,
-                entropy: &entropy,
-                iterations: self.config.settings.scram_iterations,
-            },
-        );
-        let mut step = start.map_err(auth_failed)?;
-        loop {
-            match step {
-                AuthStep::Done { send, scram_keys } => {
-                    self.send(&send).await?;
-                    return Ok(scram_keys);
-                }
-                AuthStep::Continue(send, state) => {
-                    self.send(&send).await?;
-                    let body = self.password_message().await?;
-                    step = state.on_message(&body).map_err(auth_failed)?;
-                }
-            }
-        }
-    }
-
-    async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
-        /// Longest password message, PgBouncer's limit for passwords with room for SASL around it.
-        const LONGEST: usize = 70_000;
-        loop {
-            match Frame::first(&self.input) {
-                Ok(Some(frame)) if frame.tag == b'p' => {
-                    let body = frame.body.to_vec();
-                    let used = frame.raw.len();
-                    self.input.drain(..used);
-                    return Ok(body);
-                }
-                Ok(Some(_)) | Err(_) => return Err(refuse("08P01", "expected password response")),
-                Ok(None) if self.input.len() > LONGEST => return Err(refuse("08P01", "password message too long")),
-                Ok(None) => self.read().await?,
-            }
-        }
-    }
 }
 
 /// The parameters of the first server that answers: cached, or learned by opening one.
@@ -451,31 +339,11 @@ async fn welcome(upstream: &Upstream) -> Result<Arc<Welcome>, Report> {
     Err(last)
 }
 
-/// The value inside [`set_statement`]'s text.
-fn startup_value(statement: &str) -> Option<String> {
-    let (_, rest) = statement.split_once(", '")?;
-    Some(rest.strip_suffix("', false)")?.replace("''", "'"))
-}
-
-fn auth_failed(failure: sluice_wire::auth::AuthFailure) -> Refusal {
-    Some(Report::fatal(failure.sqlstate(), failure.to_string()))
-}
-
-fn refuse(sqlstate: &str, text: impl Into<String>) -> Refusal {
+pub(super) fn refuse(sqlstate: &str, text: impl Into<String>) -> Refusal {
     Some(Report::fatal(sqlstate, text))
 }
 
 /// The client runs as the same Unix user as this process.
-fn is_own_uid(peer: Peer) -> bool {
+pub(super) fn is_own_uid(peer: Peer) -> bool {
     matches!(peer, Peer::Unix { uid, .. } if uid == crate::app::own_uid())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_start_up_value_is_read_back() {
-        assert_eq!(startup_value(&set_statement("timezone", "it's", false)).as_deref(), Some("it's"));
-    }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+mod auth;
 mod handshake;
+mod parameters;
 
 use self::handshake::{Accepted, handshake};
 use crate::app::{App, SocketGuard, tcp_options};
