@@ -28,6 +28,9 @@ pub struct Sizes {
     pub round_robin: bool,
 }
 
+/// A queue that was longer than this is given back when it is empty: all clients may have been in it once.
+const KEPT_PLACES: usize = 256;
+
 /// Idle servers (`S`) and waiters for a grant (`G`).
 pub struct Slots<S, G> {
     idle: VecDeque<S>,
@@ -90,6 +93,9 @@ impl<S, G> Slots<S, G> {
             return self.waiters.remove(urgent);
         }
         while let Some(waiter) = self.waiters.pop_front() {
+            if self.waiters.is_empty() && self.waiters.capacity() > KEPT_PLACES {
+                self.waiters = VecDeque::new();
+            }
             if !waiter.grant.is_closed() {
                 return Some(waiter);
             }
