@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,6 @@ pub struct App {
     disabled: Mutex<HashSet<String>>,
     /// Equal limits are one value: most clients share theirs.
     limits: Mutex<Vec<Weak<Limits>>>,
-    client_sockets: AtomicUsize,
     pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
     shutting_down: AtomicBool,
     changed: Notify,
@@ -98,7 +97,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         verifiers: Mutex::default(),
         disabled: Mutex::default(),
         limits: Mutex::default(),
-        client_sockets: AtomicUsize::new(0),
         shutdown: watch::Sender::new(None),
         shutting_down: AtomicBool::new(false),
         changed: Notify::new(),
@@ -116,16 +114,6 @@ pub fn own_uid() -> u32 {
 impl App {
     pub fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn client_sockets(&self) -> usize {
-        self.client_sockets.load(Ordering::Relaxed)
-    }
-
-    /// Counts a client's socket for as long as the guard lives.
-    pub fn count_socket(self: &Arc<Self>) -> SocketGuard {
-        self.client_sockets.fetch_add(1, Ordering::Relaxed);
-        SocketGuard(self.clone())
     }
 
     pub fn is_disabled(&self, database: &str) -> bool {
@@ -359,7 +347,7 @@ impl App {
     }
 
     fn drop_connections(&self, name: &str) {
-        for client in self.registry.clients().iter().filter(|client| &*client.database == name) {
+        for client in self.registry.clients().iter().filter(|client| client.database() == name) {
             client.evict(Eviction::DatabaseRemoved);
         }
         self.pools.remove_database(name);
@@ -402,7 +390,7 @@ impl App {
             tracing::info!("failed cancel request");
             return;
         };
-        if &*client.database == CONSOLE {
+        if client.database() == CONSOLE {
             return client.ask_to_cancel();
         }
         let server = client.linked_server();
@@ -423,7 +411,7 @@ impl App {
         let clock = &self.registry.clock;
         for client in self.registry.clients() {
             let over = |limit: Option<Duration>, age: Option<Duration>| matches!((limit, age), (Some(limit), Some(age)) if age >= limit);
-            let user = &*client.user;
+            let user = client.user();
             let state = client.state();
             if state == ClientState::Waiting {
                 client.nudge();
@@ -479,15 +467,6 @@ impl App {
             }
             let _ = tokio::time::timeout(TICK, modes.changed()).await;
         }
-    }
-}
-
-/// See [`App::count_socket`].
-pub struct SocketGuard(Arc<App>);
-
-impl Drop for SocketGuard {
-    fn drop(&mut self) {
-        self.0.client_sockets.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,8 +3,11 @@
 //!
 //! A client's task owns its session; others see only the atomics here.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,17 +70,43 @@ impl Eviction {
     }
 }
 
-/// What everybody may know of a client.
+/// What many clients have in common: one value for all that came with the same names.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Names {
+    pub user: String,
+    pub database: String,
+    pub application_name: String,
+}
+
+/// Both ends of a client's connection, in as little room as the usual kinds need.
+#[derive(Debug)]
+enum Ends {
+    Unix { pid: i32, uid: u32 },
+    V4(SocketAddrV4, SocketAddrV4),
+    Other(Box<(Peer, Option<SocketAddr>)>),
+}
+
+impl Ends {
+    fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
+        match (peer, local) {
+            (Peer::Unix { pid, uid }, None) => Self::Unix { pid, uid },
+            (Peer::Tcp(SocketAddr::V4(peer)), Some(SocketAddr::V4(local))) => Self::V4(peer, local),
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+/// What everybody may know of a client. There is one for each, so its size counts.
 #[derive(Debug)]
 pub struct ClientEntry {
     pub id: u64,
-    pub user: Arc<str>,
-    pub database: Arc<str>,
-    pub application_name: Arc<str>,
-    pub peer: Peer,
-    pub local: Option<std::net::SocketAddr>,
-    pub connected_at: SystemTime,
+    names: Arc<Names>,
+    ends: Ends,
+    /// Milliseconds since 1970.
+    connected_at: u64,
     pub key: ClientKey,
+    /// Here, and not in the handle, because an idle client has room for it here, and none to spare in its future.
+    socket: SocketGuard,
     state: AtomicU8,
     eviction: AtomicU8,
     waker: AtomicWaker,
@@ -96,6 +125,38 @@ pub struct ClientEntry {
 }
 
 impl ClientEntry {
+    pub fn user(&self) -> &str {
+        &self.names.user
+    }
+
+    pub fn database(&self) -> &str {
+        &self.names.database
+    }
+
+    pub fn application_name(&self) -> &str {
+        &self.names.application_name
+    }
+
+    pub fn peer(&self) -> Peer {
+        match &self.ends {
+            &Ends::Unix { pid, uid } => Peer::Unix { pid, uid },
+            &Ends::V4(peer, _) => Peer::Tcp(peer.into()),
+            Ends::Other(ends) => ends.0,
+        }
+    }
+
+    pub fn local(&self) -> Option<SocketAddr> {
+        match &self.ends {
+            Ends::Unix { .. } => None,
+            &Ends::V4(_, local) => Some(local.into()),
+            Ends::Other(ends) => ends.1,
+        }
+    }
+
+    pub fn connected_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.connected_at)
+    }
+
     pub fn set_state(&self, state: ClientState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
@@ -207,22 +268,25 @@ impl ClientEntry {
     }
 }
 
-/// A client's cancel key, inline: 4 secret bytes, or 32 in protocol 3.2.
+/// A client's cancel key: 4 secret bytes, or 32 in protocol 3.2.
 #[derive(Debug)]
 pub struct ClientKey {
     pub pid: i32,
-    length: u8,
-    secret: [u8; 32],
+    short: [u8; 4],
+    long: Option<Box<[u8; 32]>>,
 }
 
 impl ClientKey {
     fn random(long: bool) -> Self {
-        let length = if long { 32 } else { 4 };
-        Self { pid: rand::random::<i32>() & i32::MAX, length, secret: rand::random() }
+        let long = long.then(|| Box::new(rand::random()));
+        Self { pid: rand::random::<i32>() & i32::MAX, short: rand::random(), long }
     }
 
     pub fn secret(&self) -> &[u8] {
-        &self.secret[..usize::from(self.length)]
+        match &self.long {
+            Some(long) => &**long,
+            None => &self.short,
+        }
     }
 }
 
@@ -285,12 +349,37 @@ impl Clock {
 #[derive(Debug)]
 pub struct Registry {
     next_id: AtomicU64,
-    clients: Mutex<HashMap<u64, Arc<ClientEntry>>>,
+    clients: Mutex<HashSet<ById>>,
     servers: Mutex<HashMap<u64, Arc<ServerEntry>>>,
-    /// Names of users, databases and applications: many clients share few.
-    names: Mutex<HashMap<Box<str>, std::sync::Weak<str>>>,
+    names: Mutex<HashSet<Arc<Names>>>,
+    /// Accepted and not yet closed, logged in or not.
+    sockets: AtomicUsize,
     pub clock: Clock,
 }
+
+/// A set of these is a map from numbers to clients, without a second copy of each number.
+#[derive(Debug)]
+struct ById(Arc<ClientEntry>);
+
+impl Borrow<u64> for ById {
+    fn borrow(&self) -> &u64 {
+        &self.0.id
+    }
+}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 impl Default for Registry {
     fn default() -> Self {
@@ -299,6 +388,7 @@ impl Default for Registry {
             clients: Mutex::default(),
             servers: Mutex::default(),
             names: Mutex::default(),
+            sockets: AtomicUsize::new(0),
             clock: Clock::new(),
         }
     }
@@ -306,13 +396,12 @@ impl Default for Registry {
 
 /// What a new client is known by.
 pub struct NewClient {
-    pub user: String,
-    pub database: String,
-    pub application_name: String,
+    pub names: Names,
     pub peer: Peer,
-    pub local: Option<std::net::SocketAddr>,
+    pub local: Option<SocketAddr>,
     /// The client speaks protocol 3.2: its cancel key may be long.
     pub long_key: bool,
+    pub socket: SocketGuard,
 }
 
 impl Registry {
@@ -321,17 +410,25 @@ impl Registry {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub fn add_client(self: &Arc<Self>, id: u64, client: NewClient) -> ClientHandle {
-        let key = ClientKey::random(client.long_key);
+    /// Counts a client's socket for as long as the guard lives.
+    pub fn count_socket(self: &Arc<Self>) -> SocketGuard {
+        self.sockets.fetch_add(1, Ordering::Relaxed);
+        SocketGuard(self.clone())
+    }
+
+    pub fn sockets(&self) -> usize {
+        self.sockets.load(Ordering::Relaxed)
+    }
+
+    pub fn add_client(&self, id: u64, client: NewClient) -> ClientHandle {
+        let connected_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let entry = Arc::new(ClientEntry {
             id,
-            user: self.intern(&client.user),
-            database: self.intern(&client.database),
-            application_name: self.intern(&client.application_name),
-            peer: client.peer,
-            local: client.local,
-            connected_at: SystemTime::now(),
-            key,
+            names: self.intern(client.names),
+            ends: Ends::new(client.peer, client.local),
+            connected_at: connected_at.as_millis() as u64,
+            key: ClientKey::random(client.long_key),
+            socket: client.socket,
             state: AtomicU8::new(ClientState::Login as u8),
             eviction: AtomicU8::new(Eviction::None as u8),
             waker: AtomicWaker::new(),
@@ -344,32 +441,37 @@ impl Registry {
             cancel_asked: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
         });
-        lock(&self.clients).insert(id, entry.clone());
-        ClientHandle { entry, registry: self.clone() }
+        lock(&self.clients).insert(ById(entry.clone()));
+        ClientHandle { entry }
     }
 
-    /// The one copy of a name.
-    fn intern(&self, name: &str) -> Arc<str> {
-        let mut names = lock(&self.names);
-        if let Some(known) = names.get(name).and_then(std::sync::Weak::upgrade) {
-            return known;
+    /// The one copy of these names.
+    fn intern(&self, names: Names) -> Arc<Names> {
+        let mut known = lock(&self.names);
+        if let Some(same) = known.get(&names) {
+            return same.clone();
         }
-        if names.len() >= 256 && names.len().is_power_of_two() {
-            names.retain(|_, name| name.strong_count() > 0);
+        if known.len() >= 256 && known.len().is_power_of_two() {
+            known.retain(|names| Arc::strong_count(names) > 1);
         }
-        let interned: Arc<str> = name.into();
-        names.insert(name.into(), Arc::downgrade(&interned));
+        let interned = Arc::new(names);
+        known.insert(interned.clone());
         interned
     }
 
     pub fn clients(&self) -> Vec<Arc<ClientEntry>> {
-        let mut clients: Vec<_> = lock(&self.clients).values().cloned().collect();
+        let mut clients: Vec<_> = lock(&self.clients).iter().map(|client| client.0.clone()).collect();
         clients.sort_by_key(|client| client.id);
         clients
     }
 
     pub fn client(&self, id: u64) -> Option<Arc<ClientEntry>> {
-        lock(&self.clients).get(&id).cloned()
+        lock(&self.clients).get(&id).map(|client| client.0.clone())
+    }
+
+    /// How many clients there are of which `counts` is true.
+    pub fn count_clients(&self, mut counts: impl FnMut(&ClientEntry) -> bool) -> usize {
+        lock(&self.clients).iter().filter(|client| counts(&client.0)).count()
     }
 
     pub fn client_count(&self) -> usize {
@@ -378,10 +480,9 @@ impl Registry {
 
     /// The client that a cancel request means. All of the key is compared, in constant time.
     pub fn client_by_key(&self, key: &CancelKey) -> Option<Arc<ClientEntry>> {
-        lock(&self.clients)
-            .values()
-            .find(|client| client.key.pid == key.pid && same_secret(client.key.secret(), &key.secret))
-            .cloned()
+        let clients = lock(&self.clients);
+        let mut clients = clients.iter().map(|client| &client.0);
+        clients.find(|client| client.key.pid == key.pid && same_secret(client.key.secret(), &key.secret)).cloned()
     }
 
     pub fn add_server(&self, server: Arc<ServerEntry>) {
@@ -411,16 +512,25 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// See [`Registry::count_socket`].
+#[derive(Debug)]
+pub struct SocketGuard(Arc<Registry>);
+
+impl Drop for SocketGuard {
+    fn drop(&mut self) {
+        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A registered client; leaves the registry when dropped.
 #[derive(Debug)]
 pub struct ClientHandle {
     entry: Arc<ClientEntry>,
-    registry: Arc<Registry>,
 }
 
 impl ClientHandle {
     pub fn clock(&self) -> &Clock {
-        &self.registry.clock
+        &self.entry.socket.0.clock
     }
 }
 
@@ -434,6 +544,6 @@ impl std::ops::Deref for ClientHandle {
 
 impl Drop for ClientHandle {
     fn drop(&mut self) {
-        lock(&self.registry.clients).remove(&self.entry.id);
+        lock(&self.entry.socket.0.clients).remove(&self.entry.id);
     }
 }

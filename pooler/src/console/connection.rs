@@ -272,7 +272,7 @@ impl Connection {
     }
 
     fn log_prefix(&self) -> String {
-        format!("C-{:#x}: {}/{}@{}", self.client.id, self.client.database, self.client.user, self.client.peer)
+        format!("C-{:#x}: {}/{}@{}", self.client.id, self.client.database(), self.client.user(), self.client.peer())
     }
 }
 

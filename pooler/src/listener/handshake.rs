@@ -14,7 +14,7 @@ use crate::app::App;
 use crate::config::{CONSOLE, Config, Database};
 use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
-use crate::registry::{ClientHandle, NewClient};
+use crate::registry::{ClientEntry, ClientHandle, Names, NewClient, SocketGuard};
 use crate::session::Limits;
 use crate::session::encoding;
 use crate::session::run::Parts;
@@ -58,14 +58,14 @@ pub(super) struct Handshake {
 pub(super) type Refusal = Option<Report>;
 
 /// Takes a connection through its login, within `client_login_timeout`.
-pub async fn handshake(app: Arc<App>, io: Io, peer: Peer) -> Accepted {
+pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -> Accepted {
     let config = app.config();
     let timeout = match config.settings.client_login_timeout {
         Duration::ZERO => Duration::from_secs(86_400),
         timeout => timeout,
     };
     let mut handshake = Handshake { app, config, io, peer, input: Vec::new() };
-    let result = match tokio::time::timeout(timeout, handshake.run()).await {
+    let result = match tokio::time::timeout(timeout, handshake.run(socket)).await {
         Ok(result) => result,
         Err(_) => Err(Some(
             Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"),
@@ -102,7 +102,9 @@ struct Login {
 
 impl Login {
     fn accept(self, handshake: Handshake) -> Accepted {
-        let Handshake { app, io, input, .. } = handshake;
+        let Handshake { app, io, mut input, .. } = handshake;
+        // The room that the login needed; an idle client has none.
+        input.shrink_to_fit();
         let Some(upstream) = self.upstream else {
             return Accepted::Console(Box::new(ConsoleParts {
                 app,
@@ -120,7 +122,7 @@ impl Login {
 }
 
 impl Handshake {
-    async fn run(&mut self) -> Result<LoggedIn, Refusal> {
+    async fn run(&mut self, socket: SocketGuard) -> Result<LoggedIn, Refusal> {
         loop {
             let packet = self.startup_packet().await?;
             match startup::parse(&packet).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))? {
@@ -135,7 +137,7 @@ impl Handshake {
                     return Ok(LoggedIn::Cancelled);
                 }
                 Startup::Start(message) => {
-                    return self.log_in(message).await.map(|login| LoggedIn::Client(Box::new(login)));
+                    return self.log_in(message, socket).await.map(|login| LoggedIn::Client(Box::new(login)));
                 }
             }
         }
@@ -165,13 +167,13 @@ impl Handshake {
     }
 
     /// The order of checks is PgBouncer's: who can't log in doesn't learn which databases there are.
-    async fn log_in(&mut self, message: StartupMessage) -> Result<Login, Refusal> {
+    async fn log_in(&mut self, message: StartupMessage, socket: SocketGuard) -> Result<Login, Refusal> {
         let console = message.database == CONSOLE;
         let negotiated = startup::negotiate_protocol(message.minor, &message.pq_options);
         if let Some(reply) = &negotiated.reply {
             self.send(reply).await?;
         }
-        if !console && self.app.client_sockets() > self.config.settings.max_client_conn as usize {
+        if !console && self.app.registry.sockets() > self.config.settings.max_client_conn as usize {
             return Err(refuse("53300", "no more connections allowed (max_client_conn)"));
         }
         let vars = self.session_vars(&message)?;
@@ -180,10 +182,14 @@ impl Handshake {
         if let Some(keys) = keys {
             self.app.remember_scram_keys(&message.user, keys);
         }
-        let new = NewClient {
+        let names = Names {
             user: message.user.clone(),
             database: message.database.clone(),
             application_name: message.param("application_name").unwrap_or_default().to_owned(),
+        };
+        let new = NewClient {
+            names,
+            socket,
             peer: self.peer,
             local: self.io.local_addr(),
             long_key: negotiated.long_cancel_keys(),
@@ -203,15 +209,16 @@ impl Handshake {
         if self.app.is_shutting_down() {
             return Err(refuse("57P03", "pooler is shutting down"));
         }
-        let clients = self.app.registry.clients();
         let admin = self.config.settings.admin_users.has(user);
-        let over = |limit: u32, count: usize| limit > 0 && !admin && count >= limit as usize;
-        let of_database = clients.iter().filter(|client| *client.database == *database.name).count();
-        if over(self.config.max_db_client_connections(database), of_database) {
+        // All clients are looked at only if there is a limit.
+        let over = |limit: u32, counts: &dyn Fn(&ClientEntry) -> bool| {
+            limit > 0 && !admin && self.app.registry.count_clients(counts) >= limit as usize
+        };
+        let of_database = |client: &ClientEntry| *client.database() == *database.name;
+        if over(self.config.max_db_client_connections(database), &of_database) {
             return Err(refuse("53300", "client connections exceeded (max_db_client_connections)"));
         }
-        let of_user = clients.iter().filter(|client| &*client.user == user).count();
-        if over(self.config.max_user_client_connections(user), of_user) {
+        if over(self.config.max_user_client_connections(user), &|client| client.user() == user) {
             return Err(refuse("53300", "client connections exceeded (max_user_client_connections)"));
         }
         Ok(())
@@ -223,7 +230,7 @@ impl Handshake {
         new: NewClient,
         vars: Vec<Var>,
     ) -> Result<Login, Refusal> {
-        let user = new.user.clone();
+        let user = new.names.user.clone();
         let upstream = self.app.upstream(&self.config, database, &user).map_err(Some)?;
         let misleads = |var: &Var| &*var.name == "client_encoding" && !encoding::is_safe(&var.statement);
         if upstream.is_sharded() && vars.iter().any(misleads) {
@@ -251,11 +258,11 @@ impl Handshake {
             tracing::info!(
                 "C-{:#x}: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
                 client.id,
-                client.database,
-                client.user,
+                client.database(),
+                client.user(),
                 self.peer,
-                client.database,
-                client.user
+                client.database(),
+                client.user()
             );
         }
         Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
@@ -264,9 +271,9 @@ impl Handshake {
     async fn log_in_to_console(&mut self, new: NewClient) -> Result<Login, Refusal> {
         let config = self.config.clone();
         let settings = &config.settings;
-        let local = is_own_uid(self.peer) && new.user == CONSOLE;
-        let admin = local || settings.admin_users.has(&new.user);
-        if !admin && !settings.stats_users.has(&new.user) {
+        let local = is_own_uid(self.peer) && new.names.user == CONSOLE;
+        let admin = local || settings.admin_users.has(&new.names.user);
+        if !admin && !settings.stats_users.has(&new.names.user) {
             return Err(refuse("42501", "not allowed"));
         }
         let client = self.app.registry.add_client(self.app.registry.next_id(), new);

@@ -84,6 +84,8 @@ pub struct Server {
     pub scanner: Scanner,
     /// What the socket did not take yet.
     pub unsent: Vec<u8>,
+    /// Session pooling: its client has sent a part of a message, and this is where that stands.
+    pub straight: Option<Box<Scanner>>,
     /// The session settings that are in force on it, outside a transaction.
     pub applied: Arc<Vars>,
     pub status: Status,
@@ -109,7 +111,11 @@ pub struct Server {
 impl Server {
     /// Nothing is under way: it may be handed on.
     pub fn is_settled(&self) -> bool {
-        self.pending == 0 && self.unsent.is_empty() && self.status == Status::Idle && self.scanner.is_at_boundary()
+        self.pending == 0
+            && self.unsent.is_empty()
+            && self.straight.is_none()
+            && self.status == Status::Idle
+            && self.scanner.is_at_boundary()
     }
 
     /// Connects and logs in.
@@ -153,6 +159,7 @@ impl Server {
             entry,
             scanner: Scanner::default(),
             unsent: Vec::new(),
+            straight: None,
             applied: no_vars,
             status: Status::Idle,
             pending: 0,

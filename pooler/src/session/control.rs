@@ -14,7 +14,7 @@ use sluice_wire::message::{self, Report, Severity, Status};
 use super::copy::Rows;
 use super::everywhere::Command;
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
-use super::run::Slow;
+use super::run::{Later, Slow};
 use super::send::{needs_reset, unknown_shard};
 use super::settle::{After, eviction_report};
 use super::transaction::{Effect, TransactionLog};
@@ -37,27 +37,46 @@ const STILL_PINNED: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE
      OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
 
 impl Session {
-    /// Deals with what [`Slow`] says, so that the loop can go on.
-    pub(super) async fn slow(&mut self, slow: Slow) -> Result<(), End> {
-        let result = match slow {
-            Slow::Wait(decided) => self.checkout(decided.shard).await,
-            Slow::Checkout(shard) => self.checkout(shard).await,
-            Slow::Prepare(sql) => self.prepare_server(sql).await,
-            Slow::Enlist(shard) => self.enlist(shard).await,
-            Slow::Control => self.control().await,
+    /// Deals with what [`Slow`] says, so that the loop can go on. Each kind has a future of its own: all clients may wait for
+    /// a server at the same moment, and none of them should hold room for a commit over several shards.
+    pub(super) fn slow(&mut self, slow: Slow) -> Later<'_> {
+        match slow {
+            Slow::Wait(decided) => self.slow(Slow::Checkout(decided.shard)),
+            Slow::Checkout(shard) => Box::pin(async move {
+                let result = self.checkout(shard).await;
+                self.tell(result).await
+            }),
+            Slow::Control => Box::pin(async move {
+                let result = self.control().await;
+                self.tell(result).await
+            }),
+            Slow::Enlist(shard) => Box::pin(async move {
+                let result = self.enlist(shard).await;
+                self.tell(result).await
+            }),
+            Slow::Prepare(sql) => Box::pin(async move {
+                let result = self.prepare_server(sql).await;
+                self.tell(result).await
+            }),
             // Whatever else is wrong with the statement, PostgreSQL would not look at it.
-            Slow::Deny(Deny::Refused(_)) if self.status() == Status::Failed => Err(aborted()),
-            Slow::Deny(deny) => Err(deny_report(deny, &self.input)),
-            Slow::Fail(report) => Err(*report),
-        };
+            Slow::Deny(Deny::Refused(_)) if self.status() == Status::Failed => Box::pin(self.fail(aborted())),
+            Slow::Deny(deny) => {
+                let report = deny_report(deny, &self.input);
+                Box::pin(self.fail(report))
+            }
+            Slow::Fail(report) => Box::pin(self.fail(*report)),
+        }
+    }
+
+    async fn tell(&mut self, result: Result<(), Report>) -> Result<(), End> {
         match result {
             Ok(()) => Ok(()),
-            Err(report) => self.fail(&report).await,
+            Err(report) => Box::pin(self.fail(report)).await,
         }
     }
 
     /// Tells the client of an error of ours, and takes the request that it answers off the input.
-    async fn fail(&mut self, report: &Report) -> Result<(), End> {
+    async fn fail(&mut self, report: Report) -> Result<(), End> {
         let mut out = Vec::new();
         report.encode(&mut out);
         let in_pipeline = self.open && matches!(self.link, Link::One(_) | Link::Transaction(_));
@@ -433,13 +452,13 @@ impl Session {
             return Err(aborted());
         }
         if let Where::CopyRows(column) = request.place {
-            return self.copy_rows(sql, Rows::ByKey(column), map).await.map(Some);
+            return Box::pin(self.copy_rows(sql, Rows::ByKey(column), map)).await.map(Some);
         }
         if request.copies_in && request.place == Where::Everywhere {
-            return self.copy_rows(sql, Rows::Everywhere, map).await.map(Some);
+            return Box::pin(self.copy_rows(sql, Rows::Everywhere, map)).await.map(Some);
         }
         if request.place == Where::Everywhere || request.ddl {
-            return self.on_shards(request, command, map).await.map(Some);
+            return Box::pin(self.on_shards(request, command, map)).await.map(Some);
         }
         if request.outside_transaction && matches!(self.link, Link::Transaction(_)) {
             return Err(Report::error("25001", "this statement cannot run inside a transaction block"));

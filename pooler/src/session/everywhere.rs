@@ -121,7 +121,7 @@ impl Session {
         if changes.is_empty() {
             return Ok(());
         }
-        self.shared.catalogs.apply(&self.upstream.database, &changes).await.map_err(|error| {
+        Box::pin(self.shared.catalogs.apply(&self.upstream.database, &changes)).await.map_err(|error| {
             Report::error("58000", format!("the shards are changed, but the catalog of database \"{}\" is not: {error}", self.upstream.database))
                 .detail("Until the catalog knows the tables, statements that name them are refused.")
                 .hint("when the catalog is back, classify the tables in the console: CREATE SHARDED TABLE, CREATE REFERENCE TABLE or CREATE HOME TABLE")

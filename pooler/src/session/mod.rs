@@ -119,10 +119,11 @@ pub struct Session {
     open: bool,
     /// After an error of ours in a batch: messages are ignored up to Sync.
     skip_to_sync: bool,
-    /// Session pooling: where the client's stream stands inside a message.
-    straight: Option<Box<sluice_wire::scan::Scanner>>,
-    request_at: Option<quanta::Instant>,
-    transaction_at: Option<quanta::Instant>,
+    /// `request_at` and `transaction_at` count. An `Option` of either would take its space twice, for every idle client.
+    is_timed: bool,
+    is_transaction_timed: bool,
+    request_at: quanta::Instant,
+    transaction_at: quanta::Instant,
 }
 
 /// Consequences of a request, drawn when its responses have arrived.
@@ -145,15 +146,11 @@ pub enum End {
 
 impl Session {
     /// As log lines about this client begin.
-    pub fn log_prefix(&self) -> String {
-        format!("C-{:#x}: {}/{}", self.client.id, self.client.database, self.client.user)
+    fn log_prefix(&self) -> String {
+        format!("C-{:#x}: {}/{}", self.client.id, self.client.database(), self.client.user())
     }
 
-    pub fn peer(&self) -> crate::net::Peer {
-        self.client.peer
-    }
-
-    pub fn age(&self) -> Duration {
-        self.client.connected_at.elapsed().unwrap_or_default()
+    fn age(&self) -> Duration {
+        self.client.connected_at().elapsed().unwrap_or_default()
     }
 }

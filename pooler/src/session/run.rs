@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -67,6 +68,9 @@ impl Slow {
     }
 }
 
+/// What has to be waited for. It comes and goes, and takes no room in the futures of clients that wait for nothing.
+pub(super) type Later<'a> = Pin<Box<dyn Future<Output = Result<(), End>> + Send + 'a>>;
+
 /// Everything a session is made of.
 pub struct Parts {
     pub io: Io,
@@ -79,12 +83,30 @@ pub struct Parts {
     pub input: Vec<u8>,
 }
 
+/// Serves a client from its `login` until it leaves. This future lives as long as its client, so it keeps nothing but the
+/// session: whatever is passed on to an `async fn`, or looked at by a `match` with an await inside, would be in it twice.
+#[expect(clippy::manual_async_fn, reason = "its future would be larger")]
+pub fn serve(login: Pin<Box<impl Future<Output = Option<Box<Parts>>> + Send>>) -> impl Future<Output = ()> + Send {
+    async move {
+        let Some(parts) = login.await else { return };
+        let mut session = Session::new(parts);
+        poll_fn(|cx| session.poll_start(cx)).await;
+        loop {
+            let turn = poll_fn(|cx| session.poll_turns(cx)).await;
+            if let Err(end) = session.later(turn).await {
+                return session.log_end(&end);
+            }
+        }
+    }
+}
+
 impl Session {
     /// Takes the box, so that its memory goes back at once.
     #[expect(clippy::boxed_local, reason = "unboxed by the caller, it would be part of the session's future")]
-    pub fn new(parts: Box<Parts>) -> Self {
+    fn new(parts: Box<Parts>) -> Self {
         let parts = *parts;
         parts.upstream.count_client(true);
+        let now = quanta::Instant::now();
         let mut session = Self {
             io: parts.io,
             client: parts.client,
@@ -106,37 +128,38 @@ impl Session {
             reread: false,
             open: false,
             skip_to_sync: false,
-            straight: None,
-            request_at: None,
-            transaction_at: None,
+            is_timed: false,
+            is_transaction_timed: false,
+            request_at: now,
+            transaction_at: now,
         };
         session.update_path();
         session
     }
 
-    /// Serves the client until it leaves.
-    pub async fn run(&mut self) -> End {
+    fn log_end(&self, end: &End) {
+        let (End::Client(reason) | End::Us(reason)) = end;
+        tracing::info!(
+            "{}@{} closing because: {reason} (age={}s)",
+            self.log_prefix(),
+            self.client.peer(),
+            self.age().as_secs()
+        );
+    }
+
+    fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.client.set_state(ClientState::Idle);
-        poll_fn(|cx| {
-            self.client.watch_eviction(cx.waker());
-            Poll::Ready(())
-        })
-        .await;
-        loop {
-            match poll_fn(|cx| self.poll_turns(cx)).await {
-                Turn::End(end) => return end,
-                Turn::Slow(slow) => {
-                    if let Err(end) = Box::pin(self.slow(slow)).await {
-                        return end;
-                    }
-                }
-                Turn::Unpin => {
-                    if let Err(end) = Box::pin(self.try_unpin()).await {
-                        return end;
-                    }
-                }
-                Turn::Stopped(stop) => return Box::pin(self.stopped(stop)).await,
-            }
+        self.client.watch_eviction(cx.waker());
+        Poll::Ready(())
+    }
+
+    /// One kind of future for all, so that the session's own has room for one.
+    fn later(&mut self, turn: Turn) -> Later<'_> {
+        match turn {
+            Turn::Slow(slow) => self.slow(slow),
+            Turn::Unpin => Box::pin(self.try_unpin()),
+            Turn::Stopped(stop) => Box::pin(async move { Err(self.stopped(stop).await) }),
+            Turn::End(end) => Box::pin(std::future::ready(Err(end))),
         }
     }
 

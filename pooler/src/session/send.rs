@@ -278,8 +278,7 @@ impl Session {
     /// Book-keeping once a request is on its way.
     pub(super) fn sent(&mut self, request: Request, shard: ShardId) {
         self.reread = false;
-        let now = Instant::now();
-        self.request_at = Some(now);
+        self.begin_timing(Instant::now());
         self.client.request_began(self.client.clock());
         self.client.set_state(ClientState::Active);
         if let (Some((name, true)), Link::Transaction(transaction)) = (&request.cursor, &mut self.link) {
@@ -289,9 +288,6 @@ impl Session {
         server.counters.query_count += 1;
         let id = server.entry.id;
         self.client.link(id);
-        if self.transaction_at.is_none() {
-            self.transaction_at = Some(now);
-        }
         let residue = request.residue;
         if request.effects.is_empty() && !residue.pins && !residue.may_unpin && !residue.opaque {
             return;

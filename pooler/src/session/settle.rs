@@ -90,18 +90,33 @@ impl Session {
     }
 
     pub(super) fn count(&mut self, status: Status) {
-        let Some(began) = self.request_at.take() else { return };
+        if !std::mem::take(&mut self.is_timed) {
+            return;
+        }
+        let (began, transaction_began) = (self.request_at, self.transaction_at);
         let micros = |at: Instant| at.elapsed().as_micros() as u64;
         let request = micros(began);
         let ended = status == Status::Idle;
-        let transaction = if ended { self.transaction_at.take() } else { None };
+        let in_transaction = self.is_transaction_timed;
+        self.is_transaction_timed = in_transaction && !ended;
         let Some(server) = self.server_mut() else { return };
         server.counters.query_time += request;
         if ended {
             server.counters.xact_count += 1;
             // A transaction of one statement took as long as that.
-            server.counters.xact_time +=
-                transaction.map_or(request, |at| if at == began { request } else { micros(at) });
+            let longer = in_transaction && transaction_began != began;
+            server.counters.xact_time += if longer { micros(transaction_began) } else { request };
+        }
+    }
+
+    /// A request is on its way; the transaction that it belongs to may have begun before.
+    #[inline]
+    pub(super) fn begin_timing(&mut self, now: Instant) {
+        self.request_at = now;
+        self.is_timed = true;
+        if !self.is_transaction_timed {
+            self.transaction_at = now;
+            self.is_transaction_timed = true;
         }
     }
 

@@ -37,7 +37,7 @@ impl Session {
             terminate: false,
             error: None,
         };
-        let mut scanner = self.straight.take().unwrap_or_default();
+        let mut scanner = sink.server.straight.take().unwrap_or_default();
         if let Err(error) = scanner.scan(input, &mut sink) {
             return (0, Some(protocol(&error.to_string())));
         }
@@ -46,7 +46,7 @@ impl Session {
             return (0, Some(protocol(PQEXEC)));
         }
         if !scanner.is_at_boundary() {
-            self.straight = Some(scanner);
+            sink.server.straight = Some(scanner);
         }
         if let Some(error) = error {
             return (0, Some(server_failed(&error)));
@@ -54,11 +54,12 @@ impl Session {
         if terminate {
             return (input.len(), Some(Step::End(End::Client("client close request".to_owned()))));
         }
-        self.request_at.get_or_insert_with(Instant::now);
-        self.transaction_at.get_or_insert_with(Instant::now);
+        self.open = server.pending == 0;
+        if !self.is_timed {
+            self.begin_timing(Instant::now());
+        }
         self.client.request_began(self.client.clock());
         self.client.set_state(ClientState::Active);
-        self.open = server.pending == 0;
         (input.len(), Some(Step::Relay))
     }
 }

@@ -24,7 +24,7 @@ pub fn databases(app: &App) -> Vec<Row> {
 }
 
 fn clients_of(app: &App, database: &str) -> usize {
-    app.registry.clients().iter().filter(|client| &*client.database == database).count()
+    app.registry.count_clients(|client| client.database() == database)
 }
 
 fn console_database(app: &App) -> Row {
@@ -179,7 +179,7 @@ fn user_row(app: &App, config: &Config, name: &str) -> Row {
     // PgBouncer's form: padded on the left, empty when unset.
     let padded = |size: Option<u32>| size.map_or(String::new(), |size| format!("{size:>12}"));
     let servers = app.registry.servers().iter().filter(|server| &*server.user == name).count();
-    let clients = app.registry.clients().iter().filter(|client| &*client.user == name).count();
+    let clients = app.registry.count_clients(|client| client.user() == name);
     row![
         name,
         padded(own.and_then(|user| user.pool_size)),

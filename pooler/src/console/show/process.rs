@@ -50,7 +50,7 @@ pub fn lists(app: &App) -> Vec<Row> {
         ("peer_pools", 0),
         ("free_clients", 0),
         ("used_clients", clients),
-        ("login_clients", app.client_sockets().saturating_sub(clients)),
+        ("login_clients", app.registry.sockets().saturating_sub(clients)),
         ("free_servers", 0),
         ("used_servers", app.pools.server_count(None)),
         ("dns_names", 0),

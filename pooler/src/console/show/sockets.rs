@@ -146,25 +146,24 @@ fn client_row(app: &App, client: &ClientEntry, state: &str) -> Row {
     let port = app.config().settings.listen_port;
     let waited = client.request_age(clock).unwrap_or_default();
     let last = if waited.is_zero() { client.quiet_for(clock).unwrap_or_default() } else { waited };
-    let application_name = &client.application_name;
     let socket = Socket {
         kind: "C",
-        user: &client.user,
-        database: &client.database,
+        user: client.user(),
+        database: client.database(),
         state,
-        address: address(client.peer, port),
-        local: local(client.local, port),
-        connected_at: client.connected_at,
+        address: address(client.peer(), port),
+        local: local(client.local(), port),
+        connected_at: client.connected_at(),
         request_at: SystemTime::now() - last,
         waited,
         close_needed: false,
         id: client.id,
         linked: client.linked_server(),
-        remote_pid: match client.peer {
+        remote_pid: match client.peer() {
             Peer::Unix { pid, .. } => pid.into(),
             Peer::Tcp(_) => 0,
         },
-        application_name,
+        application_name: client.application_name(),
         prepared: client.prepared.load(Ordering::Relaxed),
     };
     socket.row()
@@ -175,7 +174,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
     let client = app.registry.client(linked);
     let clock = &app.registry.clock;
     let waited = client.as_ref().and_then(|client| client.request_age(clock)).unwrap_or_default();
-    let name = client.as_ref().map(|client| &client.application_name);
+    let name = client.as_ref().map(|client| client.application_name());
     let port = server_port(&server.address);
     let socket = Socket {
         kind: "S",
@@ -191,7 +190,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
         id: server.id,
         linked,
         remote_pid: server.key.pid.into(),
-        application_name: name.map_or("", |name| name),
+        application_name: name.unwrap_or_default(),
         prepared: server.prepared.load(Ordering::Relaxed),
     };
     socket.row()
