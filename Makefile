@@ -36,11 +36,11 @@ lint: ## formatting, and clippy without a warning
 docs: ## API documentation, without a broken link
 	RUSTDOCFLAGS="--deny warnings --allow rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 
-bench: ## parts (criterion), then whole transactions beside PgBouncer into docs/benchmarks.md: half an hour on a quiet machine
+bench: ## parts (criterion), then transactions beside PgBouncer into docs/benchmarks.md: half an hour; another one: PGBOUNCER=PATH
 	@scripts/deps build postgresql bench
 	cargo bench --package sluice-benches
 	cargo build --release --package sluice
-	cargo run --release --package sluice-benches --bin side-by-side -- --out docs/benchmarks.md
+	cargo run --release --package sluice-benches --bin side-by-side -- $(if $(PGBOUNCER),--pgbouncer $(PGBOUNCER)) --out docs/benchmarks.md
 
 bench-smoke: ## every part once; then a short run beside PgBouncer, which fails if the hot path got much worse
 	@scripts/deps build postgresql bench

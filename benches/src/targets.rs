@@ -139,9 +139,9 @@ pub fn gates(results: &Results) -> Vec<Target> {
         rounds.map(|rounds| rounds.ratio(subject, |sample| sample.cpu).min)
     };
     let mut gates = vec![
-        Target::at_most("CPU: pass-through, clients ≤ pool, unix", 1.25, cpu(Unsharded, FITTING)),
-        Target::at_most("CPU: routing on, clients ≤ pool, unix", 1.35, cpu(Sharded, FITTING)),
-        Target::at_most("CPU: pass-through, clients 5 × pool, unix", 1.00, cpu(Unsharded, CROWD)),
+        Target::at_most("CPU: pass-through, clients ≤ pool, unix", 1.15, cpu(Unsharded, FITTING)),
+        Target::at_most("CPU: routing on, clients ≤ pool, unix", 1.20, cpu(Sharded, FITTING)),
+        Target::at_most("CPU: pass-through, clients 5 × pool, unix", 0.85, cpu(Unsharded, CROWD)),
         Target::at_most(
             "bytes per idle client",
             2000.0,

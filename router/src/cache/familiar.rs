@@ -98,10 +98,10 @@ impl Familiar {
             self.refused += 1;
             WAYS - 1
         });
-        if free.is_some() || self.refused.is_multiple_of(PATIENCE) {
-            if let Some(text) = Text::new(scope, sql, lexed, template) {
-                set[way] = Some(Box::new(text));
-            }
+        if (free.is_some() || self.refused.is_multiple_of(PATIENCE))
+            && let Some(text) = Text::new(scope, sql, lexed, template)
+        {
+            set[way] = Some(Box::new(text));
         }
     }
 }
