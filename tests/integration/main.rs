@@ -16,6 +16,7 @@ mod modes;
 mod pins;
 mod pipelines;
 mod prepared;
+mod replan;
 mod settings;
 mod state;
 mod support;

@@ -65,6 +65,9 @@ pub enum RelayError {
     Server(io::Error),
     #[error("server sent {0}")]
     Protocol(#[from] FrameError),
+    /// A prepared statement's plan is out of date; the server knows what was sent ([`crate::pool::Replay`]).
+    #[error("cached plan must not change result type")]
+    Stale,
     /// The statement behind it may have run outside the block that its client asked for: nobody must go on from here.
     #[error("BEGIN failed")]
     Ahead,
@@ -101,13 +104,18 @@ pub fn poll_responses(
         if flow.swallowed_error {
             return Poll::Ready(Err(RelayError::Ahead));
         }
+        if server.pending == 0 && server.replay.is_stale() {
+            return Poll::Ready(Err(RelayError::Stale));
+        }
     }
 }
 
-fn relay_chunk(chunk: &[u8], server: &mut Server, client: &Io, flow: &mut Flow) -> Result<(), RelayError> {
+/// Relays what a server has sent.
+pub fn relay_chunk(chunk: &[u8], server: &mut Server, client: &Io, flow: &mut Flow) -> Result<(), RelayError> {
     server.counters.sent += chunk.len() as u64;
     if flow.is_plain()
         && server.scanner.is_at_boundary()
+        && !server.replay.holds_back()
         && let Some(status) = plain_response(chunk)
     {
         server.status = Status::from_byte(status).unwrap_or(Status::Failed);
@@ -172,9 +180,13 @@ impl ResponseSink<'_> {
         }
     }
 
-    fn on_ready(&mut self, body: &[u8]) -> Verdict {
-        self.server.status = body.first().and_then(|&byte| Status::from_byte(byte)).unwrap_or(Status::Failed);
+    fn on_ready(&mut self, frame: Frame<'_>) -> Verdict {
+        self.server.status = frame.body.first().and_then(|&byte| Status::from_byte(byte)).unwrap_or(Status::Failed);
         self.server.pending = self.server.pending.saturating_sub(1);
+        if self.server.replay.is_stale() {
+            self.server.replay.end(frame.raw);
+            return Verdict::Drop;
+        }
         if self.flow.swallow > 0 {
             self.flow.swallow -= 1;
             return Verdict::Drop;
@@ -190,6 +202,25 @@ impl ResponseSink<'_> {
             outcome.failed = true;
         }
         self.respond(b'E');
+    }
+
+    /// The first response to a batch that can be repeated.
+    fn on_refusal(&mut self, frame: Frame<'_>) -> Verdict {
+        if self.server.replay.refuse(frame.raw, frame.body) {
+            return Verdict::Drop;
+        }
+        self.give_back_head();
+        self.on_error();
+        Verdict::Pass
+    }
+
+    /// What was held back for the sake of a repetition that isn't needed.
+    fn give_back_head(&mut self) {
+        if let Some(head) = self.server.replay.pass() {
+            self.make_due();
+            self.respond(b't');
+            self.pass(&head);
+        }
     }
 
     fn on_complete(&mut self, body: &[u8]) -> Verdict {
@@ -249,6 +280,15 @@ impl Sink for ResponseSink<'_> {
                 _ => Class::Drop,
             };
         }
+        if self.server.replay.is_stale() {
+            return if header.tag == b'Z' { Class::Hold } else { Class::Drop };
+        }
+        if self.server.replay.is_armed() {
+            if matches!(header.tag, b'E' | b't') && header.total <= HOLD {
+                return Class::Hold;
+            }
+            self.give_back_head();
+        }
         self.make_due();
         match header.tag {
             b'D' | b'd' | b'N' | b'A' => Class::Pass,
@@ -268,7 +308,12 @@ impl Sink for ResponseSink<'_> {
 
     fn message(&mut self, frame: Frame<'_>) -> Verdict {
         match frame.tag {
-            b'Z' => self.on_ready(frame.body),
+            b'Z' => self.on_ready(frame),
+            b'E' => self.on_refusal(frame),
+            b't' => {
+                self.server.replay.hold(frame.raw);
+                Verdict::Drop
+            }
             b'C' => self.on_complete(frame.body),
             b'G' => self.on_copy_in(),
             b'S' => self.on_parameter(frame.body),

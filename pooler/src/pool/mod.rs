@@ -3,6 +3,7 @@
 //! - [`hosts`]: the hosts of an entry, and whose turn it is;
 //! - [`server`]: one connection to PostgreSQL, how it is opened, and what it carries between leases;
 //! - [`command`]: statements of our own on a server, whose results the client does not see;
+//! - [`replay`]: a batch that is repeated if a plan was out of date;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
 //! - [`pools`]: all pools: limits across them, eviction, PAUSE, upkeep.
@@ -15,6 +16,7 @@ mod hosts;
 #[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
 mod pool;
 mod pools;
+mod replay;
 mod server;
 mod slots;
 
@@ -22,5 +24,6 @@ pub use command::Done;
 pub use hosts::Hosts;
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
+pub use replay::{Replay, Stale};
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};
 pub use slots::{Sizes, Slots, Waiter};

@@ -14,6 +14,7 @@ use sluice_wire::startup::{CancelKey, startup_message};
 
 use super::hosts::Hosts;
 use super::pool::PoolKey;
+use super::replay::Replay;
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
@@ -94,6 +95,7 @@ pub struct Server {
     /// It reads string constants as standard_conforming_strings = off does: backslashes escape.
     pub escape_strings: bool,
     pub statements: Option<Box<StatementCache>>,
+    pub replay: Replay,
     /// The client whose unnamed statement it holds; 0 = nobody's.
     pub unnamed_of: u64,
     /// The last client that had it.
@@ -165,6 +167,7 @@ impl Server {
             pending: 0,
             escape_strings: login.welcome.parameters.iter().any(|(name, value)| name == STRINGS && value == "off"),
             statements: None,
+            replay: Replay::default(),
             unnamed_of: 0,
             last_client: 0,
             suspect: false,
@@ -232,6 +235,12 @@ pub fn statement_name(id: u32) -> [u8; 15] {
         *byte = b"0123456789abcdef"[(id >> (4 * place)) as usize & 15];
     }
     name
+}
+
+/// The number in a name that [`statement_name`] made.
+pub(super) fn statement_number(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(b"SLUICE_").filter(|digits| digits.len() == 8)?;
+    u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// The prepared statements that a server holds, least recently used first to go.
@@ -413,6 +422,9 @@ mod tests {
     fn statement_names_have_one_width() {
         assert_eq!(&statement_name(0x2a), b"SLUICE_0000002a");
         assert_eq!(&statement_name(u32::MAX), b"SLUICE_ffffffff");
+        assert_eq!(statement_number(b"SLUICE_0000002a"), Some(0x2a));
+        assert_eq!(statement_number(b"SLUICE_2a"), None);
+        assert_eq!(statement_number(b"other"), None);
     }
 
     #[test]

@@ -21,28 +21,38 @@ impl Session {
         let client = self.client.id;
         let limit = self.limits.max_prepared_statements;
         let statements = self.statements.get_or_insert_default();
-        let lease = match &mut self.link {
-            Link::One(lease) => lease,
-            Link::Transaction(transaction) => match transaction.participants.get_mut(transaction.active) {
-                Some(participant) => &mut participant.lease,
-                None => return Ok(()),
-            },
-            Link::None => return Ok(()),
-        };
+        let autocommit = matches!(self.link, Link::One(_));
+        let Some(lease) = self.link.server_mut() else { return Ok(()) };
         // The rest of a pipeline joins the queue that its beginning made.
         let mut queue = self.flow.replies.take();
         let mut replies = queue.as_mut().map_or_else(|| SPARE.take(), |queue| std::mem::take(&mut **queue));
+        // A whole batch, and no other under way.
+        let alone = queue.is_none() && syncs == 1 && !self.open;
         // In a pipeline that isn't at its end, the answers to what comes later have to find their place.
         let mut edited = queue.is_some() || syncs == 0;
         let sent = with_output(|out| {
             let table = &self.shared.statements;
-            let mut edit =
-                Edit { out, replies: &mut replies, statements, lease, table, client, limit, edited: &mut edited };
+            let mut edit = Edit {
+                out,
+                replies: &mut replies,
+                statements,
+                lease,
+                table,
+                client,
+                limit,
+                edited: &mut edited,
+                adds_parse: false,
+                is_described: false,
+                describes_all: true,
+            };
             for frame in Frames::new(batch).map_while(Result::ok) {
                 edit.message(frame);
             }
             edit.lease.pending += syncs;
-            let Edit { out, lease, .. } = edit;
+            let Edit { out, lease, adds_parse, describes_all, .. } = edit;
+            if alone && !adds_parse {
+                lease.replay.arm(out, autocommit && describes_all);
+            }
             lease.send(out)
         });
         self.client.prepared.store(statements.named.len() as u32, Ordering::Relaxed);
@@ -111,6 +121,12 @@ struct Edit<'a> {
     limit: u32,
     /// A response has to be left out or made: the queue is needed.
     edited: &'a mut bool,
+    /// A statement is prepared on the way.
+    adds_parse: bool,
+    /// The portal that was bound last has been described.
+    is_described: bool,
+    /// So was every portal that is executed: the client learns what columns it gets.
+    describes_all: bool,
 }
 
 impl Edit<'_> {
@@ -128,7 +144,10 @@ impl Edit<'_> {
             }
             b'D' => self.describe(frame),
             b'C' => self.close(frame),
-            b'E' => self.pass(frame.raw, Reply::Execute),
+            b'E' => {
+                self.describes_all &= self.is_described;
+                self.pass(frame.raw, Reply::Execute);
+            }
             b'S' => self.pass(frame.raw, Reply::Sync),
             _ => self.out.extend_from_slice(frame.raw),
         }
@@ -167,6 +186,7 @@ impl Edit<'_> {
 
     /// Sends the Parse of a statement under its own name, and a Close of what has to go for it.
     fn prepare(&mut self, prepared: &Prepared) {
+        self.adds_parse = true;
         if let Some(evicted) = self.lease.add_statement(prepared.id, self.limit) {
             message::close_statement(self.out, &statement_name(evicted));
             self.special(Reply::OurClose { statement: evicted });
@@ -191,6 +211,7 @@ impl Edit<'_> {
             return;
         }
         if let Some(tail) = &self.statements.unnamed {
+            self.adds_parse = true;
             message::parse(self.out, b"", tail);
             self.special(Reply::OurParse { statement: None });
             self.lease.unnamed_of = self.client;
@@ -198,6 +219,7 @@ impl Edit<'_> {
     }
 
     fn bind(&mut self, bind: &Bind<'_>, raw: &[u8]) {
+        self.is_described = false;
         if bind.statement.is_empty() {
             self.ensure_unnamed();
             return self.pass(raw, Reply::Bind);
@@ -229,7 +251,10 @@ impl Edit<'_> {
                 None => self.pass(frame.raw, Reply::DescribeStatement),
             },
             Some(Named::Statement(_)) => self.pass(frame.raw, Reply::DescribeStatement),
-            _ => self.pass(frame.raw, Reply::DescribePortal),
+            _ => {
+                self.is_described = true;
+                self.pass(frame.raw, Reply::DescribePortal);
+            }
         }
     }
 

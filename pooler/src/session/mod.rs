@@ -3,7 +3,7 @@
 //! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the loop: read, decide, send,
 //! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the answer), then what is off
 //! the ordinary way: [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin, waiting, refusals),
-//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`] and [`prepared`] (named statements),
+//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`] and [`prepared`] (named statements), [`replan`] (those that are out of date),
 //! [`straight`] (session pooling), [`path`] and [`encoding`].
 //!
 //! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
@@ -16,6 +16,7 @@ mod everywhere;
 mod extended;
 mod path;
 pub mod prepared;
+mod replan;
 mod request;
 pub mod run;
 mod send;
@@ -71,6 +72,20 @@ enum Link {
     /// One server, for a request, for an open pipeline, or because the session is pinned to it.
     One(Lease),
     Transaction(Box<Transaction>),
+}
+
+impl Link {
+    /// The server that runs the request.
+    #[inline]
+    fn server_mut(&mut self) -> Option<&mut Lease> {
+        match self {
+            Self::None => None,
+            Self::One(lease) => Some(lease),
+            Self::Transaction(transaction) => {
+                transaction.participants.get_mut(transaction.active).map(|participant| &mut participant.lease)
+            }
+        }
+    }
 }
 
 /// A transaction block. Its servers are enlisted when a statement first needs them.

@@ -58,6 +58,15 @@ impl StatementTable {
     }
 }
 
+impl StatementTable {
+    /// Whoever prepares this text from now on gets another statement: servers have plans of this one that are out of date.
+    pub fn retire(&self, id: u32) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.known.retain(|_, prepared| prepared.upgrade().is_some_and(|prepared| prepared.id != id));
+        state.recent.retain(|prepared| prepared.id != id);
+    }
+}
+
 /// What a name meant; `None` for nothing.
 type Meaning = Option<Arc<Prepared>>;
 
@@ -75,6 +84,11 @@ impl ClientStatements {
     /// The text-and-types of a statement.
     pub fn tail(&self, name: &[u8]) -> Option<&[u8]> {
         if name.is_empty() { self.unnamed.as_deref() } else { self.named.get(name).map(|prepared| &*prepared.tail) }
+    }
+
+    /// The text-and-types of a statement, by its number.
+    pub fn tail_of(&self, id: u32) -> Option<&[u8]> {
+        self.named.values().find(|prepared| prepared.id == id).map(|prepared| &*prepared.tail)
     }
 
     /// A Parse is on its way.

@@ -158,6 +158,7 @@ impl Session {
         match turn {
             Turn::Slow(slow) => self.slow(slow),
             Turn::Unpin => Box::pin(self.try_unpin()),
+            Turn::Stopped(Stop::Relay(RelayError::Stale)) => Box::pin(self.replan()),
             Turn::Stopped(stop) => Box::pin(async move { Err(self.stopped(stop).await) }),
             Turn::End(end) => Box::pin(std::future::ready(Err(end))),
         }
@@ -339,13 +340,7 @@ impl Session {
     }
 
     pub(super) fn server_mut(&mut self) -> Option<&mut Lease> {
-        match &mut self.link {
-            Link::None => None,
-            Link::One(lease) => Some(lease),
-            Link::Transaction(transaction) => {
-                transaction.participants.get_mut(transaction.active).map(|p| &mut p.lease)
-            }
-        }
+        self.link.server_mut()
     }
 
     /// The transaction status that the client is told.

@@ -18,6 +18,9 @@ impl Session {
         let status = self.server().map_or(Status::Idle, |server| server.status);
         self.count(status);
         self.end_edits();
+        if let Some(server) = self.server_mut() {
+            server.replay.disarm();
+        }
         let mut after = After::Done;
         if let Some(pending) = self.pending.take() {
             after = self.conclude(*pending, status);
