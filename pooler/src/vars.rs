@@ -47,6 +47,16 @@ pub fn set_statement(name: &str, value: &str, local: bool) -> String {
     format!("SELECT pg_catalog.set_config({}, {}, {local})", quote_literal(name), quote_literal(value))
 }
 
+/// What a reset takes off a server although the client came with it. PostgreSQL goes back to what the start-up packet said, but
+/// a shared server's start-up packet was not this client's.
+pub fn taken_by_reset<'a>(base: &'a Vars, name: &'a str, local: bool) -> impl Iterator<Item = Var> + 'a {
+    let taken = base.entries.iter().filter(move |var| *var.name == *name || (name == "all" && !is_identity(&var.name)));
+    taken.map(move |var| match var.statement.strip_suffix("false)") {
+        Some(call) if local => Var { name: var.name.clone(), statement: format!("{call}true)").into() },
+        _ => var.clone(),
+    })
+}
+
 /// Keeps equal lists one.
 #[derive(Debug, Default)]
 pub struct VarsTable {
@@ -89,6 +99,12 @@ impl VarsTable {
             }
             None => self.intern(without(vars, name)),
         }
+    }
+
+    /// `vars` without what `names` say.
+    pub fn without(&self, vars: &Vars, names: &[Var]) -> Arc<Vars> {
+        let is_named = |var: &&Var| names.iter().any(|name| name.name == var.name);
+        self.intern(vars.entries.iter().filter(|var| !is_named(var)).cloned().collect())
     }
 
     /// RESET ALL: everything but role and session authorization back to `base`.

@@ -313,3 +313,68 @@ fn begin_and_its_kin_warn_and_fail_as_postgresql_does() {
     let end = client.ok("END");
     assert_eq!(end.completed(), ["ROLLBACK"]);
 }
+
+/// A client that came with settings of its own, and two servers that other clients use as well.
+fn client_with_a_start(stand: &Stand) -> Client {
+    let login = Login::to("postgres").with("TimeZone", "Asia/Kolkata").with("DateStyle", "German, DMY");
+    stand.sluice.log_in(&login)
+}
+
+#[test]
+fn reset_goes_back_to_what_the_client_came_with() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let (mut client, mut other) = (client_with_a_start(&stand), stand.client());
+    let others = other.value("SHOW TimeZone");
+    for reset in ["RESET TimeZone", "SET TimeZone TO DEFAULT", "RESET ALL", "DISCARD ALL"] {
+        client.ok("SET TimeZone = 'UTC'");
+        client.ok(reset);
+        assert_eq!(client.value("SHOW TimeZone"), "Asia/Kolkata", "{reset}");
+        assert_eq!(client.value("SHOW DateStyle"), "German, DMY", "{reset}");
+        assert_eq!(other.value("SHOW TimeZone"), others, "{reset}");
+    }
+    client.ok("SET TimeZone = 'UTC'; RESET TimeZone; SELECT 1");
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Kolkata");
+    client.ok("RESET TimeZone; SET TimeZone = 'UTC'");
+    assert_eq!(client.value("SHOW TimeZone"), "UTC");
+}
+
+#[test]
+fn reset_in_a_transaction_does_so_at_once_and_follows_its_end() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut client = client_with_a_start(&stand);
+    for reset in ["RESET TimeZone", "RESET ALL", "SET LOCAL TimeZone TO DEFAULT"] {
+        client.ok("SET TimeZone = 'UTC'");
+        client.ok("BEGIN");
+        assert_eq!(client.value("SHOW TimeZone"), "UTC");
+        client.ok(reset);
+        assert_eq!(client.value("SHOW TimeZone"), "Asia/Kolkata", "{reset}");
+        assert_eq!(client.value("SHOW DateStyle"), "German, DMY", "{reset}");
+        client.ok("ROLLBACK");
+        assert_eq!(client.value("SHOW TimeZone"), "UTC", "{reset}");
+    }
+    client.ok("BEGIN");
+    client.ok("RESET TimeZone");
+    client.ok("COMMIT");
+    assert_eq!(client.value("SHOW TimeZone"), "Asia/Kolkata");
+    client.ok("SET TimeZone = 'UTC'");
+    client.ok("BEGIN");
+    client.ok("SET LOCAL TimeZone TO DEFAULT");
+    client.ok("COMMIT");
+    assert_eq!(client.value("SHOW TimeZone"), "UTC");
+}
+
+#[test]
+fn what_may_not_run_in_a_transaction_is_postgresqls_to_say() {
+    let stand = Stand::start(&[]);
+    let mut client = stand.client();
+    client.ok("BEGIN");
+    let error = client.error("VACUUM");
+    assert_eq!(
+        (error.code.as_str(), error.message.as_str()),
+        ("25001", "VACUUM cannot run inside a transaction block")
+    );
+    client.ok("ROLLBACK");
+    client.ok("BEGIN");
+    client.ok("CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)");
+    client.ok("ROLLBACK");
+}

@@ -23,7 +23,7 @@ use super::{End, Link, Pending, Session, Transaction};
 use crate::executor::two_phase::{self, CommitError, Participant};
 use crate::pool::{CheckoutError, Done, Lease};
 use crate::registry::ClientState;
-use crate::vars::{Vars, transition};
+use crate::vars::{Var, Vars, taken_by_reset, transition};
 
 /// Puts a server back to what it was after login, but for its prepared statements.
 const RESET: &str = "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); \
@@ -256,6 +256,10 @@ impl Session {
         if !pending.effects.is_empty() {
             let completed = if outcome.failed { outcome.completed as usize } else { pending.effects.len() };
             self.apply_effects(&pending.effects, completed, &outcome, status);
+            let lost = self.lost_by(&pending.effects, status);
+            if status == Status::Transaction && !lost.is_empty() {
+                return After::Restore(statements(&lost));
+            }
         }
         if self.pinned && pending.may_unpin && status == Status::Idle { After::Unpin } else { After::Done }
     }
@@ -286,12 +290,44 @@ impl Session {
         if status == Status::Idle {
             // DISCARD ALL took from the server what the client came with, too; the client's next statement brings it back.
             let discarded = matches!(effects.last(), Some(Effect::DiscardAll)) && !outcome.failed;
-            let on_server = if discarded { self.shared.vars.intern(Vec::new()) } else { self.vars.clone() };
+            let lost = if outcome.failed { Vec::new() } else { self.lost_by(effects, status) };
+            let on_server = match (discarded, lost.is_empty()) {
+                (true, _) => self.shared.vars.intern(Vec::new()),
+                (_, true) => self.vars.clone(),
+                (_, false) => self.shared.vars.without(&self.vars, &lost),
+            };
             if let Some(server) = self.server_mut() {
                 server.applied = on_server;
             }
         }
         self.update_path();
+    }
+
+    /// What the client came with and `effects` have taken off its server, which is now in `status`.
+    fn lost_by(&self, effects: &[Effect], status: Status) -> Vec<Var> {
+        let mut lost: Vec<Var> = Vec::new();
+        for effect in effects {
+            let Effect::Set(setting) = effect else { continue };
+            if setting.local && status == Status::Idle {
+                continue;
+            }
+            lost.retain(|var| *var.name != *setting.name);
+            if setting.resets {
+                lost.extend(taken_by_reset(&self.base_vars, &setting.name, setting.local));
+            }
+        }
+        lost
+    }
+
+    /// Brings back on the transaction's servers what a RESET took from them.
+    pub(super) async fn restore(&mut self, sql: &str) -> Result<(), End> {
+        if let Err(report) = self.on_all(sql, "SELECT", |_| ()).await {
+            return self.tell(Err(report)).await;
+        }
+        match self.settle(self.status()) {
+            After::End(end) => Err(end),
+            _ => Ok(()),
+        }
     }
 
     fn apply_effect(&mut self, effect: &Effect, rolled_back: bool) {
@@ -311,7 +347,16 @@ impl Session {
                 match &mut self.link {
                     Link::Transaction(transaction) => {
                         let vars = setting.applied_to(&table, &transaction.log.vars, &base);
-                        transaction.log.set(&setting.name, setting.statement.clone(), vars);
+                        let mut statement = setting.statement.clone();
+                        if setting.resets {
+                            let start: Vec<Var> = taken_by_reset(&base, &setting.name, setting.local).collect();
+                            match &*setting.name {
+                                _ if start.is_empty() => {}
+                                "all" => statement = format!("{statement}; {}", statements(&start)),
+                                _ => statement = statements(&start),
+                            }
+                        }
+                        transaction.log.set(&setting.name, statement, vars);
                     }
                     _ => {
                         if let Some(vars) = setting.applied_to(&table, &self.vars, &base) {
@@ -488,8 +533,13 @@ impl Session {
             }
             effect @ Effect::Set(_) => {
                 self.on_all(sql, "SET", |_| ()).await?;
+                let lost = self.lost_by(std::slice::from_ref(&effect), Status::Transaction);
+                if !lost.is_empty() {
+                    self.on_all(&statements(&lost), "SELECT", |_| ()).await?;
+                }
                 self.apply_effect(&effect, false);
-                "SET"
+                let is_reset = sql.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("reset"));
+                if is_reset { "RESET" } else { "SET" }
             }
             _ => return Err(not_together()),
         };
@@ -637,6 +687,10 @@ impl Session {
             }
         }
     }
+}
+
+fn statements(vars: &[Var]) -> String {
+    vars.iter().map(|var| &*var.statement).collect::<Vec<_>>().join("; ")
 }
 
 /// How long a client that is told to go may take to hear it.

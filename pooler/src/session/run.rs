@@ -41,6 +41,8 @@ enum Turn {
     Slow(Slow),
     /// Ask the server whether what pinned it is gone.
     Unpin,
+    /// Run this on the transaction's servers.
+    Restore(String),
     Stopped(Stop),
     End(End),
 }
@@ -158,6 +160,7 @@ impl Session {
         match turn {
             Turn::Slow(slow) => self.slow(slow),
             Turn::Unpin => Box::pin(self.try_unpin()),
+            Turn::Restore(sql) => Box::pin(async move { self.restore(&sql).await }),
             Turn::Stopped(Stop::Relay(RelayError::Stale)) => Box::pin(self.replan()),
             Turn::Stopped(stop) => Box::pin(async move { Err(self.stopped(stop).await) }),
             Turn::End(end) => Box::pin(std::future::ready(Err(end))),
@@ -193,6 +196,7 @@ impl Session {
             match self.answered() {
                 After::Done => {}
                 After::Unpin => return Poll::Ready(Turn::Unpin),
+                After::Restore(sql) => return Poll::Ready(Turn::Restore(sql)),
                 After::End(end) => return Poll::Ready(Turn::End(end)),
             }
         }

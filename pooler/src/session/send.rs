@@ -98,7 +98,7 @@ impl Session {
         match &self.link {
             Link::Transaction(transaction) => {
                 transaction.failed
-                    || request.outside_transaction
+                    || (request.outside_transaction && self.upstream.is_sharded())
                     || (request.controls
                         && (transaction.participants.len() > 1
                             || !transaction.log.changes.is_empty()

@@ -198,6 +198,8 @@ pub(super) enum After {
     Done,
     /// Ask the server whether what pinned it is gone.
     Unpin,
+    /// A RESET in a transaction took what the client came with: these statements bring it back.
+    Restore(String),
     End(End),
 }
 
