@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use sluice_catalog::CatalogError;
 use sluice_router::Router;
 use sluice_router::map::Placement;
-use sluice_wire::auth::{MockKey, ScramKeys, ScramVerifier, Secret, ServerSecret};
 use sluice_wire::message::Report;
 use sluice_wire::startup::CancelKey;
 use tokio::sync::{Notify, watch};
@@ -17,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::averages::ConsoleStats;
 use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{CONSOLE, Config, ConfigError, Database, PoolMode};
+use crate::credentials::Credentials;
 use crate::logging::Log;
 use crate::net::{Address, TcpOptions};
 use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
@@ -58,11 +58,8 @@ pub struct App {
     pub pools: Arc<Pools>,
     pub shared: Arc<Shared>,
     pub console: ConsoleStats,
-    pub mock_key: MockKey,
+    pub credentials: Credentials,
     upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
-    scram_keys: Mutex<HashMap<String, ScramKeys>>,
-    /// Verifiers derived from plain passwords: (user) → (password, iterations, verifier).
-    verifiers: Mutex<HashMap<String, (String, u32, Secret)>>,
     disabled: Mutex<HashSet<String>>,
     /// Equal limits are one value: most clients share theirs.
     limits: Mutex<Vec<Weak<Limits>>>,
@@ -91,10 +88,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         pools,
         shared: Arc::new(shared),
         console: ConsoleStats::default(),
-        mock_key: rand::random(),
+        credentials: Credentials::default(),
         upstreams: Mutex::default(),
-        scram_keys: Mutex::default(),
-        verifiers: Mutex::default(),
         disabled: Mutex::default(),
         limits: Mutex::default(),
         shutdown: watch::Sender::new(None),
@@ -184,26 +179,8 @@ impl App {
         limits
     }
 
-    pub fn remember_scram_keys(&self, user: &str, keys: ScramKeys) {
-        lock(&self.scram_keys).insert(user.to_owned(), keys);
-    }
-
-    /// The SCRAM verifier of a plain password, derived once: deriving takes thousands of hashes.
-    pub fn derived_verifier(&self, user: &str, password: &str, iterations: u32) -> Secret {
-        let mut verifiers = lock(&self.verifiers);
-        if let Some((known, same, secret)) = verifiers.get(user)
-            && known == password
-            && *same == iterations
-        {
-            return secret.clone();
-        }
-        let salt: [u8; 16] = rand::random();
-        let secret = Secret::Scram(ScramVerifier::derive(password.as_bytes(), &salt, iterations));
-        verifiers.insert(user.to_owned(), (password.to_owned(), iterations, secret.clone()));
-        secret
-    }
-
-    /// Pools and map for a user of a database entry.
+    /// Pools and map for a login user of a database entry. Their next servers are logged in to with what is known now of
+    /// their user.
     pub fn upstream(
         self: &Arc<Self>,
         config: &Config,
@@ -211,6 +188,19 @@ impl App {
         login_user: &str,
     ) -> Result<Arc<Upstream>, Report> {
         let user = database.user.as_deref().unwrap_or(login_user);
+        let upstream = self.upstream_as(config, database, user)?;
+        let secret = self.credentials.server_secret(config, database, user);
+        upstream.pools().iter().for_each(|pool| pool.set_secret(&secret));
+        Ok(upstream)
+    }
+
+    /// Pools and map for a server-side user of a database entry.
+    pub fn upstream_as(
+        self: &Arc<Self>,
+        config: &Config,
+        database: &Database,
+        user: &str,
+    ) -> Result<Arc<Upstream>, Report> {
         let mode = config.pool_mode(database, user);
         if database.is_sharded() && mode == PoolMode::Session {
             return Err(Report::fatal(
@@ -264,11 +254,6 @@ impl App {
     }
 
     fn target(&self, config: &Config, database: &Database, user: &str, placement: &Placement) -> ServerTarget {
-        let stored = match (&database.user, &database.password) {
-            (Some(_), Some(password)) => Some(Secret::Plain(password.clone())),
-            _ => config.secrets.get(user).cloned(),
-        };
-        let keys = lock(&self.scram_keys).get(user).cloned();
         let startup = [
             ("client_encoding", &database.client_encoding),
             ("datestyle", &database.datestyle),
@@ -281,7 +266,7 @@ impl App {
             hosts: Arc::new(hosts(database, placement)),
             dbname: placement.dbname.clone(),
             user: user.to_owned(),
-            secret: ServerSecret::new(stored.as_ref(), keys.as_ref()),
+            secret: self.credentials.server_secret(config, database, user),
             startup: startup.collect(),
             connect_query: database.connect_query.clone(),
             timeout: if timeout.is_zero() { Duration::from_secs(86_400) } else { timeout },
@@ -325,6 +310,7 @@ impl App {
         tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
         self.drop_connections(name);
         self.shared.catalogs.remove(name);
+        self.credentials.forget_database(name);
     }
 
     /// KILL: like a removal, but the entry stays, and nobody gets a server of it before RESUME.

@@ -2,7 +2,8 @@
 //!
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
-//! config, stats, logging, net, vars, registry, pool, upstream, catalogs, averages, executor, session, app, console,
+//! config, stats, logging, net, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
+//! app, console,
 //! listener, serve, demo, migrate
 
 pub mod app;
@@ -10,6 +11,7 @@ pub mod averages;
 pub mod catalogs;
 pub mod config;
 pub mod console;
+pub mod credentials;
 pub mod demo;
 pub mod executor;
 pub mod listener;

@@ -6,10 +6,10 @@ use sluice_test_harness::Cluster;
 
 use crate::support::{Batch, Client, Login, ServerError, Sluice, databases};
 
-const METHODS: [&str; 3] = ["plain", "md5", "scram-sha-256"];
+pub(crate) const METHODS: [&str; 3] = ["plain", "md5", "scram-sha-256"];
 
 /// PostgreSQL's own verifier of `role`, which has this password now.
-fn verifier(cluster: &Cluster, role: &str, password: &str, encryption: &str) -> String {
+pub(crate) fn verifier(cluster: &Cluster, role: &str, password: &str, encryption: &str) -> String {
     cluster.psql(
         "postgres",
         &format!("SET password_encryption = '{encryption}'; ALTER ROLE {role} PASSWORD '{password}'"),
@@ -17,7 +17,7 @@ fn verifier(cluster: &Cluster, role: &str, password: &str, encryption: &str) -> 
     cluster.psql("postgres", &format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{role}'"))
 }
 
-fn cluster_with(roles: &[&str]) -> Cluster {
+pub(crate) fn cluster_with(roles: &[&str]) -> Cluster {
     let cluster = Cluster::start();
     for role in roles {
         cluster.psql("postgres", &format!("CREATE ROLE {role} LOGIN"));
@@ -25,11 +25,11 @@ fn cluster_with(roles: &[&str]) -> Cluster {
     cluster
 }
 
-fn refusal(sluice: &Sluice, login: &Login) -> ServerError {
+pub(crate) fn refusal(sluice: &Sluice, login: &Login) -> ServerError {
     Client::log_in(&sluice.address(), login).err().expect("a refusal")
 }
 
-fn who(client: &mut Client) -> String {
+pub(crate) fn who(client: &mut Client) -> String {
     client.value("SELECT current_user")
 }
 
@@ -124,7 +124,7 @@ fn trust_lets_known_users_in_and_no_others() {
 }
 
 /// PostgreSQL that takes SCRAM only, from everybody but the superuser.
-fn scram_only() -> Cluster {
+pub(crate) fn scram_only() -> Cluster {
     let cluster = cluster_with(&["alice", "bob"]);
     let hba = "local all postgres trust\nlocal all all scram-sha-256\n";
     fs::write(cluster.socket_dir().join("data/pg_hba.conf"), hba).expect("pg_hba.conf");

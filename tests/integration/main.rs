@@ -5,10 +5,12 @@
 //! the client's reads fail after [`support::DEADLINE`].
 
 mod auth;
+mod auth_query;
 mod cancel;
 mod copy;
 mod drivers;
 mod faults;
+mod hba;
 mod leaks;
 mod limits;
 mod messages;

@@ -3,7 +3,7 @@
 //! PgBouncer stops at the first broken line and silently goes on with the users before it. Here a broken line is an
 //! error: a user list that is half read locks people out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use sluice_wire::auth::Secret;
@@ -18,6 +18,16 @@ const MAX_SECRET: usize = 65_530;
 /// Reads a user list.
 pub(super) fn read(path: &Path) -> Result<HashMap<String, Secret>, ConfigError> {
     parse(&read_text(path)?, &path.display().to_string())
+}
+
+/// The iterations that most SCRAM verifiers have, if most secrets are SCRAM verifiers.
+pub(super) fn usual_scram_iterations(secrets: &HashMap<String, Secret>) -> Option<u32> {
+    let mut counts: BTreeMap<Option<u32>, usize> = BTreeMap::new();
+    for secret in secrets.values() {
+        let iterations = if let Secret::Scram(verifier) = secret { Some(verifier.iterations()) } else { None };
+        *counts.entry(iterations).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count)?.0
 }
 
 fn parse(text: &str, file: &str) -> Result<HashMap<String, Secret>, ConfigError> {
@@ -64,6 +74,8 @@ fn take_quoted(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use sluice_wire::auth::ScramVerifier;
+
     use super::*;
 
     fn plain(password: &str) -> Secret {
@@ -96,6 +108,18 @@ mod tests {
         assert_eq!(error("\"\" \"x\"".into()), "u:1: user name is empty");
         let long = format!("\"ann\" \"{}\"", "s".repeat(MAX_SECRET + 1));
         assert_eq!(error(long), "u:1: secret of user \"ann\" is too long");
+    }
+
+    #[test]
+    fn the_usual_secret_is_what_most_users_have() {
+        let verifier = |iterations| Secret::Scram(ScramVerifier::derive(b"x", b"salt", iterations));
+        let usual = |secrets: Vec<Secret>| {
+            let users = secrets.into_iter().enumerate().map(|(number, secret)| (number.to_string(), secret));
+            usual_scram_iterations(&users.collect())
+        };
+        assert_eq!(usual(vec![]), None);
+        assert_eq!(usual(vec![plain("a"), plain("b"), verifier(3)]), None);
+        assert_eq!(usual(vec![verifier(3), verifier(3), verifier(2), plain("a")]), Some(3));
     }
 
     proptest::proptest! {

@@ -84,6 +84,12 @@ pub struct Database {
     pub timezone: Option<String>,
     /// Likewise.
     pub application_name: Option<String>,
+    /// Who runs `auth_query` for clients of this entry.
+    pub auth_user: Option<String>,
+    /// The query for a user's secret.
+    pub auth_query: Option<String>,
+    /// The entry that it runs on.
+    pub auth_dbname: Option<String>,
     /// Where the catalog of a sharded database is, as a URL or a connection string of its own. Its presence makes the
     /// database a sharded one: the servers are the shards that the catalog lists under `dbname`.
     pub catalog: Option<String>,
@@ -157,6 +163,9 @@ impl Database {
             datestyle: None,
             timezone: None,
             application_name: None,
+            auth_user: None,
+            auth_query: None,
+            auth_dbname: None,
             catalog: None,
             names_dbname: false,
         }
@@ -193,13 +202,10 @@ impl Database {
             "timezone" => self.timezone = text(),
             "application_name" => self.application_name = text(),
             "catalog" => self.catalog = text(),
-            // Without auth_user, no query is run, so these two change nothing.
             "auth_dbname" if pair.value == CONSOLE => return Err(reserved_auth_dbname()),
-            "auth_dbname" | "auth_query" => {}
-            "auth_user" => {
-                return Err(ConfigError::new("\"auth_user\" is not supported in this version")
-                    .hint("list the users in auth_file"));
-            }
+            "auth_dbname" => self.auth_dbname = text(),
+            "auth_query" => self.auth_query = text(),
+            "auth_user" => self.auth_user = text(),
             unknown => {
                 let known = KEYS.iter().copied();
                 return Err(ConfigError::unknown("database parameter", unknown, known));
@@ -249,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_known_key_is_taken() {
-        for &key in KEYS.iter().filter(|&&key| key != "auth_user") {
+        for &key in KEYS {
             let value = match key {
                 "pool_mode" => "statement",
                 "load_balance_hosts" => "disable",
@@ -257,8 +263,7 @@ mod tests {
             };
             let before = parse("");
             let after = parse(&format!("{key}={value}"));
-            let changes_nothing = matches!(key, "auth_dbname" | "auth_query");
-            assert_eq!(before == after, changes_nothing, "{key}");
+            assert_ne!(before, after, "{key}");
         }
     }
 
@@ -314,11 +319,6 @@ mod tests {
                 "d",
                 "pool_mode=x",
                 "bad value \"x\" for \"pool_mode\": must be one of: session, transaction, statement".to_owned(),
-            ),
-            (
-                "d",
-                "auth_user=x",
-                "\"auth_user\" is not supported in this version (list the users in auth_file)".to_owned(),
             ),
             (
                 "d",

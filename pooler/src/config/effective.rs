@@ -97,6 +97,24 @@ impl Config {
         unless_off(user.unwrap_or(self.settings.client_idle_timeout))
     }
 
+    /// Who runs `auth_query` for clients of an entry (`None`: of one that isn't there, or of the console).
+    pub fn auth_user<'a>(&'a self, database: Option<&'a Database>) -> Option<&'a str> {
+        database.and_then(|database| database.auth_user.as_deref()).or(self.settings.auth_user.as_deref())
+    }
+
+    /// What it runs.
+    pub fn auth_query<'a>(&'a self, database: Option<&'a Database>) -> &'a str {
+        database.and_then(|database| database.auth_query.as_deref()).unwrap_or(&self.settings.auth_query)
+    }
+
+    /// The name of the entry that it runs on.
+    pub fn auth_dbname<'a>(&'a self, database: Option<&'a Database>) -> Option<&'a str> {
+        database
+            .and_then(|database| database.auth_dbname.as_deref())
+            .or(self.settings.auth_dbname.as_deref())
+            .or(database.map(|database| database.name.as_str()))
+    }
+
     fn user(&self, name: &str) -> Option<&UserSettings> {
         self.users.get(name)
     }

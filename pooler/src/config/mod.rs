@@ -7,6 +7,7 @@
 //! - `settings`: section `[pgbouncer]`, one row per setting;
 //! - `databases`, `users`: the other sections, whose values are `conninfo` strings;
 //! - `auth_file`: users and their secrets;
+//! - `hba`: rules and user name maps for `auth_type = hba`;
 //! - `effective`: which value counts where several are given.
 
 mod auth_file;
@@ -14,6 +15,7 @@ mod conninfo;
 mod databases;
 mod effective;
 mod error;
+mod hba;
 mod ini;
 mod settings;
 mod users;
@@ -28,6 +30,7 @@ use sluice_wire::auth::Secret;
 pub(crate) use conninfo::parse as parse_conninfo;
 pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};
+pub use hba::{Applicant, Hba, HbaMethod, IdentMaps, Rule};
 pub use settings::{ConfigRow, Settings};
 pub use users::{Peer, UserSettings};
 pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode};
@@ -49,6 +52,12 @@ pub struct Config {
     pub peers: BTreeMap<u16, Peer>,
     /// Users and secrets from `auth_file`.
     pub secrets: Arc<HashMap<String, Secret>>,
+    /// If most of these are SCRAM verifiers, the iterations that most of them have.
+    pub usual_scram_iterations: Option<u32>,
+    /// The rules of `auth_hba_file`; empty unless `auth_type` is `hba`.
+    pub hba: Arc<Hba>,
+    /// The maps of `auth_ident_file`; likewise.
+    pub ident_maps: Arc<IdentMaps>,
 }
 
 impl Config {
@@ -81,7 +90,10 @@ impl Config {
         config.check()?;
         config.check_sharded()?;
         if config.settings.auth_file != self.settings.auth_file {
-            config.secrets = read_secrets(&config.settings)?;
+            config.read_secrets()?;
+        }
+        if matches!(key, "auth_type" | "auth_hba_file" | "auth_ident_file") {
+            config.read_hba()?;
         }
         Ok(config)
     }
@@ -105,6 +117,9 @@ impl Config {
             users: BTreeMap::new(),
             peers: BTreeMap::new(),
             secrets: Arc::default(),
+            usual_scram_iterations: None,
+            hba: Arc::default(),
+            ident_maps: Arc::default(),
         };
         if !items.iter().any(|item| item.section == Section::Pgbouncer) {
             return Err(
@@ -115,8 +130,35 @@ impl Config {
             config.take(item.section, item.entry).map_err(|error| error.at(&item.place))?;
         }
         config.check_sharded()?;
-        config.secrets = read_secrets(&config.settings)?;
+        config.read_secrets()?;
+        config.read_hba()?;
         Ok(config)
+    }
+
+    fn read_secrets(&mut self) -> Result<(), ConfigError> {
+        self.secrets = match &self.settings.auth_file {
+            Some(path) => Arc::new(auth_file::read(path)?),
+            None => Arc::default(),
+        };
+        self.usual_scram_iterations = auth_file::usual_scram_iterations(&self.secrets);
+        Ok(())
+    }
+
+    fn read_hba(&mut self) -> Result<(), ConfigError> {
+        if self.settings.auth_type != AuthType::Hba {
+            return Ok(());
+        }
+        let file = &self.settings.auth_hba_file;
+        if file.as_os_str().is_empty() {
+            return Err(
+                ConfigError::new("auth_type is hba, but there is no auth_hba_file").hint("set auth_hba_file first")
+            );
+        }
+        self.hba = Arc::new(Hba::read(file)?);
+        if let Some(file) = &self.settings.auth_ident_file {
+            self.ident_maps = Arc::new(IdentMaps::read(file)?);
+        }
+        Ok(())
     }
 
     /// Under session pooling a client keeps one server, and so one shard: its other rows would seem not to exist. A user
@@ -171,13 +213,6 @@ impl Config {
             return Err(databases::reserved_auth_dbname());
         }
         Ok(())
-    }
-}
-
-fn read_secrets(settings: &Settings) -> Result<Arc<HashMap<String, Secret>>, ConfigError> {
-    match &settings.auth_file {
-        Some(path) => auth_file::read(path).map(Arc::new),
-        None => Ok(Arc::default()),
     }
 }
 

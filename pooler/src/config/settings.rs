@@ -97,9 +97,9 @@ settings! {
     /// Query for a user's secret.
     auth_query: String = Some(AUTH_QUERY), Reload, Full;
     /// How clients are authenticated.
-    auth_type: AuthType = Some("md5"), Reload, Only(&["trust", "plain", "md5", "scram-sha-256"]);
+    auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "hba", "scram-sha-256"]);
     /// User that runs `auth_query`.
-    auth_user: Option<String> = None, Reload, DefaultOnly;
+    auth_user: Option<String> = None, Reload, Full;
     /// Forget an unused entry made from `*` after this long; 0 never, which is what happens now.
     autodb_idle_timeout: Duration = Some("3600"), Reload, Only(&["0", "3600"]);
     /// Drop a cancel request that takes longer.
@@ -457,10 +457,9 @@ mod tests {
             ),
             (
                 "auth_type",
-                "hba",
-                "\"auth_type\" = \"hba\" is not supported in this version (use one of: trust, plain, md5, scram-sha-256)",
+                "ldap",
+                "\"auth_type\" = \"ldap\" is not supported in this version (use one of: any, trust, plain, md5, hba, scram-sha-256)",
             ),
-            ("auth_user", "pooler", "\"auth_user\" = \"pooler\" is not supported in this version (remove the setting)"),
             (
                 "server_fast_close",
                 "1",

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use sluice_wire::message::{self, Report};
 use sluice_wire::startup::{self, Startup, StartupMessage};
+use tokio::time::Instant;
 
 use super::parameters::startup_value;
 use crate::app::App;
-use crate::config::{CONSOLE, Config, Database};
+use crate::config::{AuthType, CONSOLE, Config, Database};
 use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
 use crate::registry::{ClientEntry, ClientHandle, Names, NewClient, SocketGuard};
@@ -52,6 +53,13 @@ pub(super) struct Handshake {
     pub(super) io: Io,
     pub(super) peer: Peer,
     pub(super) input: Vec<u8>,
+    /// Its number, from the first byte on.
+    pub(super) id: u64,
+    /// The database and user that it asks for, once it has.
+    names: Option<(String, String)>,
+    began: Instant,
+    /// When it last said something that a refusal may be the answer to.
+    pub(super) last_word: Instant,
 }
 
 /// Why a login ended. `None`: the client left without a word.
@@ -64,7 +72,9 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
         Duration::ZERO => Duration::from_secs(86_400),
         timeout => timeout,
     };
-    let mut handshake = Handshake { app, config, io, peer, input: Vec::new() };
+    let (id, now) = (app.registry.next_id(), Instant::now());
+    let mut handshake =
+        Handshake { app, config, io, peer, input: Vec::new(), id, names: None, began: now, last_word: now };
     let result = match tokio::time::timeout(timeout, handshake.run(socket)).await {
         Ok(result) => result,
         Err(_) => Err(Some(
@@ -75,9 +85,7 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
         Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
         Ok(LoggedIn::Client(login)) => login.accept(handshake),
         Err(Some(report)) => {
-            if handshake.config.settings.log_pooler_errors {
-                tracing::warn!("C: {} pooler error: {}", handshake.peer, report.message);
-            }
+            handshake.log_refusal(&report);
             let mut out = Vec::new();
             report.encode(&mut out);
             let _ = tokio::time::timeout(Duration::from_secs(1), handshake.io.write_all(&out)).await;
@@ -122,6 +130,34 @@ impl Login {
 }
 
 impl Handshake {
+    /// `C-0x…: DB/USER@ADDRESS`, as log lines about a client begin.
+    pub(super) fn log_prefix(&self) -> String {
+        let (database, user) =
+            self.names.as_ref().map_or(("(nodb)", "(nouser)"), |(database, user)| (database.as_str(), user.as_str()));
+        format!("C-{:#x}: {database}/{user}@{}", self.id, self.peer)
+    }
+
+    fn log_refusal(&self, report: &Report) {
+        let settings = &self.config.settings;
+        if settings.log_disconnections {
+            let age = self.began.elapsed().as_secs();
+            tracing::info!("{} closing because: {} (age={age}s)", self.log_prefix(), report.message);
+        }
+        if settings.log_pooler_errors {
+            tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+        }
+    }
+
+    /// The client's connection is encrypted.
+    pub(super) fn is_tls(&self) -> bool {
+        false
+    }
+
+    /// The names in the certificate that the client has proved to own: those of its SAN, and its CN.
+    pub(super) fn certificate_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn run(&mut self, socket: SocketGuard) -> Result<LoggedIn, Refusal> {
         loop {
             let packet = self.startup_packet().await?;
@@ -168,6 +204,7 @@ impl Handshake {
 
     /// The order of checks is PgBouncer's: who can't log in doesn't learn which databases there are.
     async fn log_in(&mut self, message: StartupMessage, socket: SocketGuard) -> Result<Login, Refusal> {
+        self.names = Some((message.database.clone(), message.user.clone()));
         let console = message.database == CONSOLE;
         let negotiated = startup::negotiate_protocol(message.minor, &message.pq_options);
         if let Some(reply) = &negotiated.reply {
@@ -178,12 +215,9 @@ impl Handshake {
         }
         let vars = self.session_vars(&message)?;
         let database = if console { None } else { self.config.database(&message.database) };
-        let keys = self.authenticate(&message, console).await?;
-        if let Some(keys) = keys {
-            self.app.remember_scram_keys(&message.user, keys);
-        }
+        let user = self.authenticate(&message, database.as_ref()).await?;
         let names = Names {
-            user: message.user.clone(),
+            user,
             database: message.database.clone(),
             application_name: message.param("application_name").unwrap_or_default().to_owned(),
         };
@@ -198,7 +232,7 @@ impl Handshake {
             return self.log_in_to_console(new).await;
         }
         let database = database.ok_or_else(|| refuse("3D000", format!("no such database: {}", message.database)))?;
-        self.check_limits(&database, &message.user)?;
+        self.check_limits(&database, &new.names.user)?;
         self.log_in_to_database(&database, new, vars).await
     }
 
@@ -240,7 +274,7 @@ impl Handshake {
             ));
         }
         let app = self.app.clone();
-        let client = app.registry.add_client(app.registry.next_id(), new);
+        let client = app.registry.add_client(self.id, new);
         upstream.count_client(true);
         let welcome = welcome(&upstream).await;
         upstream.count_client(false);
@@ -254,17 +288,6 @@ impl Handshake {
             refuses_simple: self.config.settings.disable_pqexec,
             log_errors: self.config.settings.log_pooler_errors,
         };
-        if self.config.settings.log_connections {
-            tracing::info!(
-                "C-{:#x}: {}/{}@{} login attempt: db={} user={} tls=no replication=no",
-                client.id,
-                client.database(),
-                client.user(),
-                self.peer,
-                client.database(),
-                client.user()
-            );
-        }
         Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
     }
 
@@ -273,10 +296,11 @@ impl Handshake {
         let settings = &config.settings;
         let local = is_own_uid(self.peer) && new.names.user == CONSOLE;
         let admin = local || settings.admin_users.has(&new.names.user);
-        if !admin && !settings.stats_users.has(&new.names.user) {
+        let everybody = settings.auth_type == AuthType::Any;
+        if !admin && !everybody && !settings.stats_users.has(&new.names.user) {
             return Err(refuse("42501", "not allowed"));
         }
-        let client = self.app.registry.add_client(self.app.registry.next_id(), new);
+        let client = self.app.registry.add_client(self.id, new);
         let parameters = [
             ("server_version", crate::console::SERVER_VERSION),
             ("client_encoding", "UTF8"),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use sluice_wire::auth::ServerSecret;
 use sluice_wire::message::TERMINATE;
 use tokio::sync::oneshot;
 
@@ -139,6 +140,14 @@ impl Pool {
 
     pub fn target(&self) -> Arc<ServerTarget> {
         self.lock().target.clone()
+    }
+
+    /// What the next servers are logged in to with. Those that are open stay.
+    pub fn set_secret(&self, secret: &ServerSecret) {
+        let mut state = self.lock();
+        if state.target.secret != *secret {
+            state.target = Arc::new(ServerTarget { secret: secret.clone(), ..ServerTarget::clone(&state.target) });
+        }
     }
 
     pub fn welcome(&self) -> Option<Arc<Welcome>> {

@@ -700,7 +700,12 @@ const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 const FOREVER: std::time::Duration = std::time::Duration::from_secs(86_400 * 365);
 
 /// Removes what another client may have left, then makes the settings `wanted`.
-async fn make_ready(lease: &mut Lease, client: u64, wanted: &Arc<Vars>, none: &Arc<Vars>) -> Result<(), Report> {
+pub(crate) async fn make_ready(
+    lease: &mut Lease,
+    client: u64,
+    wanted: &Arc<Vars>,
+    none: &Arc<Vars>,
+) -> Result<(), Report> {
     if needs_reset(lease, client) {
         let done = lease.run(RESET).await.map_err(|error| lost(&error))?;
         if let Some(report) = failure(&done) {

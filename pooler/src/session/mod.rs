@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use sluice_router::{Router, SearchPath};
 
+pub(crate) use self::control::make_ready;
 use self::prepared::{ClientStatements, StatementTable};
 use self::transaction::{Effect, TransactionLog};
 use self::wait::Waiting;

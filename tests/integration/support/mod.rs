@@ -73,6 +73,11 @@ impl Stand {
     }
 }
 
+/// A client of the console who may do everything.
+pub fn console(sluice: &Sluice) -> Client {
+    sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") })
+}
+
 /// The line of `[databases]` that leads everything to a cluster.
 pub fn databases(cluster: &Cluster, entry: &str) -> String {
     format!("* = host={} port={} {entry}", cluster.socket_dir().display(), cluster.port())

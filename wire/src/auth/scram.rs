@@ -92,9 +92,14 @@ impl ScramVerifier {
         ScramKeys::derive(password, salt, iterations).verifier()
     }
 
+    /// How many rounds a password is hashed for.
+    pub fn iterations(&self) -> u32 {
+        self.iterations
+    }
+
     /// A verifier that no password fits, for a user that does not exist. It is always the same for one user and key,
     /// so that asking twice does not tell a made-up user from a real one.
-    pub(super) fn mock(mock_key: &[u8], user: &str, iterations: u32) -> Self {
+    pub fn mock(mock_key: &[u8], user: &str, iterations: u32) -> Self {
         let seed = hmac(mock_key, &[user.as_bytes()]);
         Self {
             iterations: iterations.max(1),

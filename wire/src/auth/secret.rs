@@ -47,6 +47,11 @@ impl Secret {
         }
     }
 
+    /// An MD5 hash that no password is known for.
+    pub fn random() -> Self {
+        Self::Md5(md5_hex(&[&rand::random::<[u8; 32]>()]))
+    }
+
     /// Compares a password that came in clear text. With a SCRAM secret this costs a key derivation.
     pub(super) fn compare(&self, user: &str, password: &[u8]) -> Comparison {
         let right = match self {
