@@ -1,6 +1,9 @@
 //! Who gets in, how both sides prove it, and what somebody who doesn't get in can learn.
 
 use std::fs;
+use std::process::Command;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use sluice_test_harness::Cluster;
 
@@ -217,4 +220,61 @@ fn an_empty_password_never_matches() {
     client.send(&Batch::new().raw(b'p', b"\0").0);
     let error = client.until_closed().error().expect("a refusal");
     assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "28P01"));
+}
+
+/// The longest that a statement takes while `logins` go on.
+fn slowest_during(client: &mut Client, logins: Vec<JoinHandle<()>>) -> Duration {
+    let mut slowest = Duration::ZERO;
+    while logins.iter().any(|login| !login.is_finished()) {
+        let began = Instant::now();
+        assert_eq!(client.value("SELECT 1"), "1");
+        slowest = slowest.max(began.elapsed());
+    }
+    logins.into_iter().for_each(|login| login.join().expect("a login"));
+    slowest
+}
+
+#[test]
+fn a_storm_of_logins_does_not_stop_queries() {
+    let cluster = Cluster::start();
+    // The dearest logins there are: each user's verifier has to be derived, by 6,000 rounds.
+    let users: String = (0..300).map(|number| format!("\"u{number}\" \"secret\"\n")).collect();
+    let settings = ["auth_type = scram-sha-256", "scram_iterations = 6000", "max_client_conn = 1000"];
+    let users = format!("\"postgres\" \"pw\"\n{users}");
+    let sluice = Sluice::start_with_users(&databases(&cluster, "user=postgres pool_size=5"), &settings, &users);
+    let mut client = sluice.log_in(&Login::default().with_password("pw"));
+    let log_in = |number| {
+        let address = sluice.address();
+        std::thread::spawn(move || {
+            let login = Login::user(&format!("u{number}")).with_password("secret");
+            let mut client = Client::open(&address);
+            client.start(&login);
+            // As far as our own work goes: what the client then has to derive is not ours to speed up.
+            assert_eq!(client.read().tag, b'R');
+        })
+    };
+    let slowest = slowest_during(&mut client, (0..300).map(log_in).collect());
+    assert!(slowest < Duration::from_millis(500), "a query took {slowest:?} while others logged in");
+    println!("slowest query: {slowest:?}");
+}
+
+#[test]
+fn psql_logs_in_by_every_method() {
+    let cluster = scram_only();
+    verifier(&cluster, "alice", "secret", "scram-sha-256");
+    for method in METHODS {
+        let settings = ["auth_user = postgres", &format!("auth_type = {method}")];
+        let sluice = Sluice::start_with_users(&databases(&cluster, ""), &settings, "\"postgres\" \"\"\n");
+        let psql = |user: &str, password: &str| {
+            let dsn = format!("host=127.0.0.1 port={} user={user} dbname=postgres", sluice.port());
+            let mut psql = Command::new("psql");
+            psql.env("PGPASSWORD", password).args(["-XAtqc", "SELECT current_user", &dsn]);
+            let output = psql.output().expect("psql runs");
+            (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert_eq!(psql("alice", "secret").0, "alice\n", "{method}");
+        let (wrong, unknown) = (psql("alice", "wrong").1, psql("nobody", "wrong").1);
+        assert!(wrong.contains("FATAL:  ") && wrong.contains("authentication failed"), "{method}: {wrong}");
+        assert_eq!(wrong, unknown, "{method}");
+    }
 }
