@@ -227,3 +227,23 @@ fn too_many_clients_of_a_database_or_a_user_are_told_so() {
         assert_eq!((refused.code.as_str(), refused.message.as_str()), ("53300", text));
     }
 }
+
+/// A server that comes back just when a client takes its place in the queue must not stay idle in front of it.
+#[test]
+fn nobody_is_left_in_the_queue_of_an_idle_server() {
+    let stand = Stand::start(&["default_pool_size = 1", "worker_threads = 4", "query_wait_timeout = 5"]);
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let mut client = stand.client();
+            thread::spawn(move || {
+                for number in 0..1500 {
+                    assert_eq!(client.value(&format!("SELECT {number}")), number.to_string());
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("everybody is served");
+    }
+    stand.assert_healthy();
+}

@@ -350,7 +350,7 @@ async fn welcome(upstream: &Upstream) -> Result<Arc<Welcome>, Report> {
     let mut last = Report::fatal("08006", "no server is available");
     for pool in upstream.pools() {
         // A shard that is down keeps nobody from the others; an unsharded database is waited for.
-        let place = if upstream.is_sharded() { pool.checkout(false) } else { Ok(pool.wait()) };
+        let place = if upstream.is_sharded() { pool.checkout(false) } else { pool.wait() };
         let granted = match place {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(ticket)) => ticket.await.unwrap_or(Err(CheckoutError::Removed)),

@@ -163,18 +163,27 @@ impl Pool {
                 let round_robin = state.params.sizes.round_robin;
                 state.slots.take(round_robin)?
             };
-            if server.entry.used.load(Ordering::Relaxed) {
-                // It was idle for long: checked first, and meanwhile others are looked at.
-                self.check(server);
-            } else if self.is_usable(&server) {
-                return Some(Lease::new(server, self.clone()));
-            } else {
-                self.close(server, "idle server got dirty");
+            if let Some(lease) = self.lend(server) {
+                return Some(lease);
             }
         }
     }
 
-    /// PostgreSQL says nothing to an idle connection but that it ends: readable means unusable. No system call.
+    /// Lends a server that was idle. `None`: it can't be used (yet), and another one has to be looked for.
+    #[inline]
+    fn lend(self: &Arc<Self>, server: Box<Server>) -> Option<Lease> {
+        if server.entry.used.load(Ordering::Relaxed) {
+            // It was idle for long: checked first, and meanwhile others are looked at.
+            self.check(server);
+        } else if self.is_usable(&server) {
+            return Some(Lease::new(server, self.clone()));
+        } else {
+            self.close(server, "idle server got dirty");
+        }
+        None
+    }
+
+    /// PostgreSQL says nothing to an idle connection but that it ends: readable means unusable.
     #[inline]
     fn is_usable(&self, server: &Server) -> bool {
         !server.io.is_readable() && !server.entry.close_needed.load(Ordering::Relaxed)
@@ -184,38 +193,57 @@ impl Pool {
     ///
     /// `urgent`: for a transaction that has begun, which a PAUSE lets finish.
     pub fn checkout(self: &Arc<Self>, urgent: bool) -> Result<Result<Lease, Ticket>, CheckoutError> {
-        if let Some(lease) = self.try_checkout() {
-            return Ok(Ok(lease));
-        }
-        let ticket = {
-            let mut state = self.lock();
+        let refused = |state: &State| {
             if state.removed {
-                return Err(CheckoutError::Removed);
+                return Some(CheckoutError::Removed);
             }
             let has_servers = state.slots.total() > state.slots.connecting;
-            if let (Some((_, error)), false, false) = (&state.failure, has_servers, state.slots.paused) {
-                let error = CheckoutError::Failing(error.clone());
-                drop(state);
-                self.open_if_due(true);
-                return Err(error);
-            }
-            let (grant, ticket) = oneshot::channel();
-            state.slots.push_waiter(Waiter { since: Instant::now(), grant, urgent });
-            ticket
+            let (_, error) = state.failure.as_ref().filter(|_| !has_servers && !state.slots.paused)?;
+            Some(CheckoutError::Failing(error.clone()))
         };
-        self.open_if_due(false);
-        Ok(Err(ticket))
+        let place = self.take_or_queue(urgent, refused);
+        match &place {
+            Ok(Ok(_)) | Err(CheckoutError::Removed) => {}
+            Ok(Err(_)) => self.open_if_due(false),
+            Err(_) => self.open_if_due(true),
+        }
+        place
     }
 
     /// Waits for a server although the last attempt failed: for the first welcome of a pool, and for the control plane.
-    pub fn wait(self: &Arc<Self>) -> Result<Lease, Ticket> {
-        if let Some(lease) = self.try_checkout() {
-            return Ok(lease);
+    pub fn wait(self: &Arc<Self>) -> Result<Result<Lease, Ticket>, CheckoutError> {
+        let place = self.take_or_queue(false, |state| state.removed.then_some(CheckoutError::Removed))?;
+        if place.is_err() {
+            self.open_if_due(false);
         }
-        let (grant, ticket) = oneshot::channel();
-        self.lock().slots.push_waiter(Waiter { since: Instant::now(), grant, urgent: false });
-        self.open_if_due(false);
-        Err(ticket)
+        Ok(place)
+    }
+
+    /// Takes a free server, or else a place in the queue, unless `refused` says why not. Both under one lock: a server that
+    /// became free in between would go to the idle list, past a queue that nobody is left to serve.
+    fn take_or_queue(
+        self: &Arc<Self>,
+        urgent: bool,
+        refused: impl Fn(&State) -> Option<CheckoutError>,
+    ) -> Result<Result<Lease, Ticket>, CheckoutError> {
+        loop {
+            let server = {
+                let mut state = self.lock();
+                let round_robin = state.params.sizes.round_robin;
+                match state.slots.take(round_robin) {
+                    Some(server) => server,
+                    None => {
+                        return match refused(&state) {
+                            Some(error) => Err(error),
+                            None => Ok(Err(queue(&mut state, urgent))),
+                        };
+                    }
+                }
+            };
+            if let Some(lease) = self.lend(server) {
+                return Ok(Ok(lease));
+            }
+        }
     }
 
     pub(super) fn open_if_due(self: &Arc<Self>, probe: bool) {
@@ -304,6 +332,13 @@ impl Pool {
             let _ = server.io.try_write(&TERMINATE);
         }
     }
+}
+
+/// The last place in the queue.
+fn queue(state: &mut State, urgent: bool) -> Ticket {
+    let (grant, ticket) = oneshot::channel();
+    state.slots.push_waiter(Waiter { since: Instant::now(), grant, urgent });
+    ticket
 }
 
 impl Server {

@@ -82,8 +82,9 @@ impl Handshake {
 
     async fn checkout(&self, pool: &std::sync::Arc<Pool>) -> Result<Lease, CheckoutError> {
         match pool.wait() {
-            Ok(lease) => Ok(lease),
-            Err(ticket) => ticket.await.unwrap_or(Err(CheckoutError::Removed)),
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(ticket)) => ticket.await.unwrap_or(Err(CheckoutError::Removed)),
+            Err(error) => Err(error),
         }
     }
 
