@@ -224,10 +224,12 @@ impl Io {
         }
     }
 
-    /// Something waits to be read, or the other end is gone. Costs no system call, and leaves whoever waits for it alone.
+    /// Something waits to be read, or the other end is gone. Costs a system call only if that seems so (the last read may
+    /// have filled its buffer just so, or have overtaken its event), and leaves whoever waits for it alone.
     #[inline]
     pub fn is_readable(&self) -> bool {
-        self.socket.try_io(Interest::READABLE, |_| Ok(())).is_ok()
+        let peeked = self.socket.try_io(Interest::READABLE, |socket| Ok(socket.peek()?));
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Writes what the kernel takes now.
@@ -329,6 +331,23 @@ mod tests {
         assert_eq!(right.read_some(&mut buffer).await.expect("read"), 1);
         poll_fn(|cx| right.poll_gone(cx)).await;
         assert_eq!(right.read_some(&mut buffer).await.expect("end"), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_the_last_byte_is_readable_no_more() {
+        let (left, right) = pair();
+        assert!(!right.is_readable());
+        left.try_write(b"12345678").expect("written");
+        let mut buffer = [0; 8];
+        assert_eq!(poll_fn(|cx| right.poll_read(cx, &mut buffer)).await.expect("read"), 8);
+        assert!(!right.is_readable(), "nothing waits: the last read took all");
+        left.try_write(b"9").expect("written");
+        poll_fn(|cx| right.socket.poll_read_ready(cx).map(|_| ())).await;
+        assert!(right.is_readable());
+        assert_eq!(poll_fn(|cx| right.poll_read(cx, &mut buffer)).await.expect("read"), 1);
+        drop(left);
+        poll_fn(|cx| right.poll_gone(cx)).await;
+        assert!(right.is_readable(), "the end is something to read");
     }
 
     #[test]
