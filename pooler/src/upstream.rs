@@ -39,6 +39,9 @@ impl Upstream {
     }
 
     /// Lends the shard map in force now, without counting a reference: for as long as it takes to decide a request.
+    ///
+    /// `with` holds a read lock. It must not ask for the map again: should another thread publish a new one in between, each
+    /// of the two would wait for the other. What it needs of the map has to be passed to it.
     #[inline]
     pub fn with_map<R>(&self, with: impl FnOnce(&Arc<ShardMap>) -> R) -> R {
         match &self.fixed {
@@ -59,13 +62,6 @@ impl Upstream {
     #[inline]
     pub fn pool(&self, shard: ShardId) -> Option<&Arc<Pool>> {
         self.pools.get(shard.index())
-    }
-
-    /// The shard that a pool of these serves; an unsharded database has one, its home.
-    pub fn shard_of(&self, pool: &Pool) -> ShardId {
-        self.with_map(|map| {
-            map.shard_ids().find(|shard| pool.key.shard == Some(shard.index() as u16)).unwrap_or(map.home())
-        })
     }
 
     pub fn pools(&self) -> &[Arc<Pool>] {
@@ -89,6 +85,11 @@ impl Upstream {
             }
         }
     }
+}
+
+/// The shard that one of these pools serves; an unsharded database has one, its home.
+pub fn shard_of(pool: &Pool, map: &ShardMap) -> ShardId {
+    map.shard_ids().find(|shard| pool.key.shard == Some(shard.index() as u16)).unwrap_or(map.home())
 }
 
 /// The map of an unsharded database: everything is at home.

@@ -23,6 +23,7 @@ use super::{End, Link, Pending, Session, Transaction};
 use crate::executor::two_phase::{self, CommitError, Participant};
 use crate::pool::{CheckoutError, Done, Lease};
 use crate::registry::ClientState;
+use crate::upstream::shard_of;
 use crate::vars::{Var, Vars, taken_by_reset, transition};
 
 /// Puts a server back to what it was after login, but for its prepared statements.
@@ -575,7 +576,7 @@ impl Session {
             self.link = Link::One(lease);
             return Err(report);
         }
-        let shard = self.upstream.shard_of(lease.pool());
+        let shard = self.upstream.with_map(|map| shard_of(lease.pool(), map));
         self.join(Participant { shard, lease, wrote: true });
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::config::PoolMode;
 use crate::executor::two_phase::Participant;
 use crate::pool::Lease;
 use crate::registry::{ClientHandle, ClientState};
+use crate::upstream::shard_of;
 use crate::vars::transition;
 
 impl Session {
@@ -130,7 +131,7 @@ impl Session {
                     Some(participant) => participant.shard,
                     None => map.any(self.client.id),
                 },
-                Link::One(lease) => self.upstream.shard_of(lease.pool()),
+                Link::One(lease) => shard_of(lease.pool(), map),
                 Link::None => map.any(self.client.id),
             }),
         }

@@ -11,6 +11,7 @@ use crate::executor::relay::RelayError;
 use crate::executor::two_phase::Participant;
 use crate::pool::{Lease, Pools};
 use crate::registry::{ClientState, Eviction};
+use crate::upstream::shard_of;
 
 impl Session {
     /// The request is answered: consequences, statistics, and the server goes back if it may.
@@ -66,7 +67,7 @@ impl Session {
     /// A transaction that began inside a request, by a statement that we know or not: its server is kept. No other one can
     /// join, because what stood before BEGIN can't be repeated.
     pub(super) fn adopt(&mut self, lease: Lease, begin: &str) {
-        let shard = self.upstream.shard_of(lease.pool());
+        let shard = self.upstream.with_map(|map| shard_of(lease.pool(), map));
         let mut transaction = Transaction::new(TransactionLog::new(begin, self.vars.clone()));
         transaction.opaque = true;
         transaction.participants.push(Participant { shard, lease, wrote: true });
