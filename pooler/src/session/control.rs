@@ -560,6 +560,7 @@ impl Session {
                 self.client.set_state(ClientState::Active);
             }
             Link::One(lease) => {
+                self.client.link(0);
                 lease.checkin();
                 self.link = transaction();
             }
@@ -627,6 +628,8 @@ impl Session {
     fn end_transaction(&mut self, committed: bool, chain: bool) -> Option<Lease> {
         self.end_log(committed, chain);
         let Link::Transaction(mut transaction) = std::mem::replace(&mut self.link, Link::None) else { return None };
+        // Before the first server goes back: a cancel request must not follow it to another client.
+        self.client.link(0);
         let pinned = self.pinned;
         for participant in std::mem::take(&mut transaction.participants) {
             if pinned && matches!(self.link, Link::None) {
@@ -635,7 +638,6 @@ impl Session {
                 participant.lease.checkin();
             }
         }
-        self.client.link(0);
         self.client.request_ended(self.client.clock(), false);
         if !chain {
             return None;
