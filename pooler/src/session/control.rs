@@ -627,6 +627,7 @@ impl Session {
     /// session is pinned to is returned: it takes part from the start.
     fn end_transaction(&mut self, committed: bool, chain: bool) -> Option<Lease> {
         self.end_log(committed, chain);
+        self.count_transaction();
         let Link::Transaction(mut transaction) = std::mem::replace(&mut self.link, Link::None) else { return None };
         // Before the first server goes back: a cancel request must not follow it to another client.
         self.client.link(0);

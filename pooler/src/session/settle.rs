@@ -113,6 +113,17 @@ impl Session {
         }
     }
 
+    /// A transaction was ended by a request of ours: on several servers, or on none.
+    pub(super) fn count_transaction(&mut self) {
+        if !std::mem::take(&mut self.is_transaction_timed) {
+            return;
+        }
+        let began = self.transaction_at;
+        let Some(server) = self.server_mut() else { return };
+        server.counters.xact_count += 1;
+        server.counters.xact_time += began.elapsed().as_micros() as u64;
+    }
+
     /// A request is on its way; the transaction that it belongs to may have begun before.
     #[inline]
     pub(super) fn begin_timing(&mut self, now: Instant) {

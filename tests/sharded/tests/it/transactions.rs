@@ -378,3 +378,32 @@ fn a_client_that_leaves_rolls_back_everywhere() {
     assert_eq!(stage.balances(), (1000, 1000));
     stage.add(a, 1);
 }
+
+/// Transactions so far, and the microseconds that they took.
+fn transactions(sluice: &Sluice) -> (u64, u64) {
+    let rows = sluice.connect("pgbouncer").query("SHOW STATS_TOTALS").ok().rows;
+    let row = rows.iter().find(|row| row.starts_with("epfo|")).expect("the database's row");
+    let values: Vec<u64> = row.split('|').skip(1).map(|value| value.parse().expect("a number")).collect();
+    (values[1], values[5])
+}
+
+#[test]
+fn a_transaction_over_several_shards_is_counted_once_and_only_while_it_lasts() {
+    let mut stage = Stage::new();
+    let (a, b) = (stage.a, stage.b);
+    for end in ["COMMIT", "ROLLBACK"] {
+        let (before, _) = transactions(&stage.sluice);
+        stage.run("BEGIN");
+        stage.add(a, 1);
+        stage.add(b, 1);
+        stage.run(end);
+        let (counted, time) = transactions(&stage.sluice);
+        assert_eq!(counted, before + 1, "{end}");
+        // It would still be timed.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        stage.add(a, 1);
+        let (counted, later) = transactions(&stage.sluice);
+        assert_eq!(counted, before + 2, "{end}");
+        assert!(later - time < 1_000_000, "{end}: a statement took {} µs", later - time);
+    }
+}
