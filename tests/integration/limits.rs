@@ -247,3 +247,20 @@ fn nobody_is_left_in_the_queue_of_an_idle_server() {
     }
     stand.assert_healthy();
 }
+
+#[test]
+fn a_client_that_waits_is_shown_with_how_long_it_has_waited() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut console = stand.sluice.log_in_by_unix_socket(&Login { user: "pgbouncer".into(), ..Login::to("pgbouncer") });
+    let mut holder = holder(&stand);
+    let mut waiter = stand.client();
+    waiter.send_query("SELECT 1");
+    // Columns of SHOW CLIENTS.
+    let (state, wait) = (4, 11);
+    eventually("it has waited for a second", || {
+        let clients = console.ok("SHOW CLIENTS").rows();
+        clients.iter().any(|row| row[state].as_deref() == Some("waiting") && row[wait].as_deref() == Some("1"))
+    });
+    holder.ok("COMMIT");
+    assert_eq!(waiter.answer().column(), ["1"]);
+}

@@ -114,6 +114,7 @@ impl Session {
             self.give_back_idle();
         }
         self.client.set_state(ClientState::Idle);
+        self.client.request_ended(self.client.clock(), self.client.is_in_transaction());
         self.io.write_all(&out).await.map_err(|error| End::Client(format!("client unexpected eof: {error}")))
     }
 
@@ -142,7 +143,7 @@ impl Session {
             Ok(Err(ticket)) => ticket,
             Err(error) => return Err(self.no_server(shard, &error)),
         };
-        self.client.set_state(ClientState::Waiting);
+        self.begin_wait();
         let deadline = self.limits.query_wait_timeout.map(|timeout| began + timeout);
         let mut notify = (!self.limits.query_wait_notify.is_zero()).then(|| began + self.limits.query_wait_notify);
         loop {

@@ -34,7 +34,7 @@ impl Session {
             // Just now given back. The request is decided again, which doesn't happen often enough to matter.
             Ok(Ok(lease)) => self.take_one(lease),
             Ok(Err(ticket)) => {
-                self.client.set_state(ClientState::Waiting);
+                self.begin_wait();
                 self.waiting = Some(Box::new(Waiting { ticket, decided, since: Instant::now(), told: false }));
             }
             Err(error) => return Err(self.no_server(shard, &error)),
@@ -42,8 +42,18 @@ impl Session {
         Ok(())
     }
 
+    /// Shown from now on as a client that waits, and since when.
+    pub(super) fn begin_wait(&self) {
+        self.client.request_began(self.client.clock());
+        self.client.set_state(ClientState::Waiting);
+    }
+
     /// Ready when the request is on its way, or has waited in vain.
     pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        if let Some(eviction) = self.client.eviction() {
+            // A server that was granted in this very moment goes to the next one, unused.
+            return self.give_up(eviction_report(eviction));
+        }
         let Some(waiting) = &mut self.waiting else { return Poll::Ready(Step::Read) };
         if let Poll::Ready(grant) = Pin::new(&mut waiting.ticket).poll(cx) {
             let step = match self.waiting.take() {
@@ -52,19 +62,19 @@ impl Session {
             };
             return Poll::Ready(step);
         }
+        if self.io.poll_gone(cx).is_ready() {
+            return self.give_up(Report::fatal("08006", "client unexpected eof"));
+        }
         // The janitor wakes those that wait, so that they look at the clock.
-        let failure = match self.client.eviction() {
-            Some(eviction) => Some(eviction_report(eviction)),
-            None if self.io.poll_gone(cx).is_ready() => Some(Report::fatal("08006", "client unexpected eof")),
-            None => self.look_at_clock(),
-        };
-        match failure {
-            Some(report) => {
-                self.waiting = None;
-                Poll::Ready(Step::Slow(Slow::fail(report)))
-            }
+        match self.look_at_clock() {
+            Some(report) => self.give_up(report),
             None => Poll::Pending,
         }
+    }
+
+    fn give_up(&mut self, report: Report) -> Poll<Step> {
+        self.waiting = None;
+        Poll::Ready(Step::Slow(Slow::fail(report)))
     }
 
     /// Whether the client has waited too long; tells it once that it waits.
