@@ -18,7 +18,7 @@ use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{CONSOLE, Config, ConfigError, Database, PoolMode};
 use crate::credentials::Credentials;
 use crate::logging::Log;
-use crate::net::{Address, TcpOptions};
+use crate::net::{Address, Listening, TcpOptions};
 use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::prepared::StatementTable;
@@ -28,8 +28,6 @@ use crate::vars::VarsTable;
 
 /// Timeouts are checked, and pools tended, three times a second.
 pub(crate) const TICK: Duration = Duration::from_millis(333);
-/// A shutdown that waits for clients ends by itself after this long.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why the pooler could not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +43,8 @@ pub enum AppError {
 pub enum ShutdownMode {
     /// SIGTERM, SHUTDOWN WAIT_FOR_CLIENTS.
     WaitForClients,
+    /// SHUTDOWN WAIT_FOR_TRANSACTIONS, and what a process does that is replaced (`-R`).
+    WaitForTransactions,
     /// SIGINT, SHUTDOWN WAIT_FOR_SERVERS.
     WaitForServers,
     /// SIGQUIT, SHUTDOWN.
@@ -65,6 +65,8 @@ pub struct App {
     limits: Mutex<Vec<Weak<Limits>>>,
     pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
     shutting_down: AtomicBool,
+    handed_over: AtomicBool,
+    listening: Mutex<Vec<Weak<Listening>>>,
     changed: Notify,
     pub started: Instant,
     log: OnceLock<Log>,
@@ -94,6 +96,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         limits: Mutex::default(),
         shutdown: watch::Sender::new(None),
         shutting_down: AtomicBool::new(false),
+        handed_over: AtomicBool::new(false),
+        listening: Mutex::default(),
         changed: Notify::new(),
         started: Instant::now(),
         log: OnceLock::new(),
@@ -430,29 +434,22 @@ impl App {
         self.shutdown.send_replace(Some(mode));
     }
 
-    /// Lets clients finish, as the shutdown's mode says.
-    pub(crate) async fn drain(&self) {
-        let mut modes = self.shutdown.subscribe();
-        let began = Instant::now();
-        loop {
-            let mode = modes.borrow_and_update().unwrap_or(ShutdownMode::Immediate);
-            let clients = self.registry.clients();
-            let done = match mode {
-                ShutdownMode::Immediate => true,
-                ShutdownMode::WaitForClients => clients.is_empty(),
-                ShutdownMode::WaitForServers => {
-                    for client in clients.iter().filter(|client| client.linked_server() == 0) {
-                        client.evict(Eviction::ShuttingDown);
-                    }
-                    clients.iter().all(|client| client.linked_server() == 0) || began.elapsed() > DRAIN_DEADLINE
-                }
-            };
-            if done {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                return;
-            }
-            let _ = tokio::time::timeout(TICK, modes.changed()).await;
-        }
+    /// The listening sockets, for SHOW FDS. They belong to the listeners.
+    pub fn set_listening(&self, sockets: Vec<Weak<Listening>>) {
+        *lock(&self.listening) = sockets;
+    }
+
+    pub fn listening(&self) -> Vec<Arc<Listening>> {
+        lock(&self.listening).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Another process has the listening sockets: from now on they, the unix socket's file and the pid file are its.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
     }
 }
 

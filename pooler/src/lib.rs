@@ -3,8 +3,7 @@
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
 //! config, stats, logging, net, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
-//! app, console,
-//! listener, serve, demo, migrate
+//! app, drain, console, listener, serve, process, demo, migrate
 
 pub mod app;
 pub mod averages;
@@ -13,12 +12,14 @@ pub mod config;
 pub mod console;
 pub mod credentials;
 pub mod demo;
+pub mod drain;
 pub mod executor;
 pub mod listener;
 pub mod logging;
 pub mod migrate;
 pub mod net;
 pub mod pool;
+pub mod process;
 pub mod registry;
 pub mod serve;
 pub mod session;

@@ -41,10 +41,12 @@ pub enum Eviction {
     QueryTimeout,
     IdleTransactionTimeout,
     TransactionTimeout,
+    /// Another process takes over, or SHUTDOWN WAIT_FOR_TRANSACTIONS. The only one that waits until the client is at rest.
+    Replaced,
 }
 
 impl Eviction {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::None,
         Self::Killed,
         Self::DatabaseRemoved,
@@ -53,6 +55,7 @@ impl Eviction {
         Self::QueryTimeout,
         Self::IdleTransactionTimeout,
         Self::TransactionTimeout,
+        Self::Replaced,
     ];
 
     /// The text that the client gets, and its SQLSTATE.
@@ -61,7 +64,7 @@ impl Eviction {
             Self::None => ("", "00000"),
             Self::Killed => ("admin forced disconnect", "57P01"),
             Self::DatabaseRemoved => ("database removed", "57P01"),
-            Self::ShuttingDown => ("server shutting down", "57P01"),
+            Self::ShuttingDown | Self::Replaced => ("server shutting down", "57P01"),
             Self::ClientIdleTimeout => ("client_idle_timeout", "57P05"),
             Self::QueryTimeout => ("query timeout", "57014"),
             Self::IdleTransactionTimeout => ("idle transaction timeout", "25P03"),
@@ -198,9 +201,15 @@ impl ClientEntry {
         }
     }
 
-    /// Why to go, if at all. The session's task asks at each poll; it is woken by `watch_eviction`.
+    /// Why to go now, whatever is under way. The session's task asks at each poll; it is woken by `watch_eviction`.
     #[inline]
     pub fn eviction(&self) -> Option<Eviction> {
+        self.eviction_at_rest().filter(|eviction| *eviction != Eviction::Replaced)
+    }
+
+    /// Why to go as soon as nothing is under way.
+    #[inline]
+    pub fn eviction_at_rest(&self) -> Option<Eviction> {
         match self.eviction.load(Ordering::Acquire) {
             0 => None,
             code => Some(Eviction::ALL[usize::from(code)]),

@@ -1,18 +1,23 @@
 //! Serving: listeners in front of an [`App`], upkeep behind it, until it is told to stop.
 
 use std::collections::HashMap;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::app::{App, ShutdownMode, TICK};
 use crate::console;
-use crate::listener::{ListenError, Listeners};
+use crate::drain::drain;
+use crate::listener::Listeners;
 
 /// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
-pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Send>>) -> Result<(), ListenError> {
-    let mut listeners = Listeners::bind(&app.config())?;
-    listeners.start(&app);
+pub async fn serve(
+    app: Arc<App>,
+    mut listeners: Listeners,
+    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+) -> io::Result<()> {
+    listeners.start(&app)?;
     tracing::info!("process up: {}, PostgreSQL sharding and pooling", console::VERSION);
     tokio::spawn(janitor(Arc::downgrade(&app)));
     let mut modes = app.shutdown.subscribe();
@@ -20,8 +25,19 @@ pub async fn serve(app: Arc<App>, shutdown: Pin<Box<dyn Future<Output = ()> + Se
         () = shutdown => app.shut_down(ShutdownMode::WaitForServers),
         _ = modes.wait_for(Option::is_some) => {}
     }
-    drop(listeners);
-    app.drain().await;
+    if *modes.borrow() == Some(ShutdownMode::Immediate) {
+        return Ok(());
+    }
+    // Kept to the end, unless another process has it: administrators come in by the unix socket.
+    let unix = if app.is_handed_over() {
+        listeners.hand_over().await;
+        None
+    } else {
+        listeners.close_tcp().await;
+        Some(listeners)
+    };
+    drain(&app).await;
+    drop(unix);
     Ok(())
 }
 

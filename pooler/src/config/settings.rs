@@ -282,6 +282,8 @@ settings! {
     verbose: u32 = Some("0"), Reload, Full;
 
     // Sluice's own, after PgBouncer's so that those keep their order in SHOW CONFIG.
+    /// Over how long the clients of a process that is being replaced are asked to leave, one after another.
+    drain_time: Duration = Some("30"), Reload, Full;
     /// Folder where the last shard map is kept; empty for nowhere.
     state_dir: PathBuf = Some(""), Start, Full;
     /// Threads that serve clients; 0 for one per core.
@@ -404,11 +406,11 @@ mod tests {
     #[test]
     fn rows_stand_in_pgbouncers_order() {
         let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-        let mut sorted: Vec<_> = names[..names.len() - 3].to_vec();
+        let mut sorted: Vec<_> = names[..names.len() - 4].to_vec();
         sorted.sort_unstable();
         let from = sorted.iter().position(|&name| name == "pool_idle_timeout").unwrap();
         sorted.swap(from, from + 1);
-        sorted.extend(["state_dir", "worker_threads", "template_cache_size"]);
+        sorted.extend(["drain_time", "state_dir", "worker_threads", "template_cache_size"]);
         assert_eq!(names, sorted);
     }
 

@@ -3,10 +3,14 @@
 //! PgBouncer only knows text. Drivers that speak the extended protocol ask for binary, so the four types of the console's
 //! columns can be sent in both.
 
+use std::sync::Arc;
+
 use sluice_wire::message::{self, Column};
 
 use crate::app::ShutdownMode;
+use crate::net::Listening;
 
+const BYTEA: u32 = 17;
 const TEXT: u32 = 25;
 const INT4: u32 = 23;
 const INT8: u32 = 20;
@@ -25,6 +29,10 @@ pub const fn int(name: &'static str) -> Column {
 
 pub const fn bigint(name: &'static str) -> Column {
     Column { name, oid: INT8 }
+}
+
+pub const fn bytea(name: &'static str) -> Column {
+    Column { name, oid: BYTEA }
 }
 
 pub const fn numeric(name: &'static str) -> Column {
@@ -102,7 +110,7 @@ impl<T: Into<Value>> From<Option<T>> for Value {
 }
 
 /// What a command answers if it doesn't fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answer {
     /// The columns are known from the command: [`super::parse::Command::columns`].
     Rows {
@@ -113,6 +121,8 @@ pub enum Answer {
         tag: String,
         notice: Option<Notice>,
     },
+    /// Rows that sockets go along with.
+    Sockets(Vec<(Row, Arc<Listening>)>),
     /// The process is to end: at once, without an answer, or by and by.
     Shutdown(ShutdownMode),
 }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use sluice_wire::frame::{self, Frame, Header, check_client_header, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
-use super::answer::{Answer, data_row};
+use super::answer::{Answer, Row, data_row};
 use super::extended::{Extended, Portal};
+use super::fds;
 use super::grant::AdminGrant;
-use super::parse::{self, Command};
+use super::parse::{self, Command, error};
 use crate::app::{App, ShutdownMode};
-use crate::net::Io;
+use crate::net::{Io, Listening, Peer, send_with_socket};
 use crate::registry::{ClientHandle, ClientState, Eviction};
 
 /// Longest message that the console reads: EXPLAIN ROUTE may be asked about a long statement.
@@ -51,12 +52,14 @@ pub struct Connection {
     skipping: bool,
     /// A shutdown that begins when its answer is out.
     shutdown: Option<ShutdownMode>,
+    /// It got the listening sockets.
+    hands_over: bool,
 }
 
 impl Connection {
     pub fn new(app: Arc<App>, io: Io, client: ClientHandle, grant: Option<AdminGrant>, input: Vec<u8>) -> Self {
         let (output, extended) = (Vec::new(), Extended::default());
-        Self { app, io, client, grant, input, output, extended, skipping: false, shutdown: None }
+        Self { app, io, client, grant, input, output, extended, skipping: false, shutdown: None, hands_over: false }
     }
 
     pub async fn run(mut self) {
@@ -129,6 +132,7 @@ impl Connection {
         let Some(sql) = query_text(body) else { return Err(malformed()) };
         match parse::parse(&String::from_utf8_lossy(sql)) {
             Ok(command) => match self.execute(&command).await? {
+                Ok(Answer::Sockets(sockets)) => self.send_sockets(&sockets).await?,
                 Ok(answer) => self.put_answer(&command, answer)?,
                 Err(report) => self.put_error(&report),
             },
@@ -161,6 +165,11 @@ impl Connection {
                 }
                 message::command_complete(&mut self.output, &tag);
             }
+            Answer::Shutdown(_) if self.hands_over => {
+                self.app.hand_over();
+                self.hands_over = false;
+                return self.put_rowless(answer);
+            }
             Answer::Shutdown(ShutdownMode::Immediate) => {
                 self.app.shut_down(ShutdownMode::Immediate);
                 return Err(End::Immediate);
@@ -169,7 +178,7 @@ impl Connection {
                 self.shutdown = Some(mode);
                 message::command_complete(&mut self.output, "SHUTDOWN");
             }
-            Answer::Rows { .. } => {}
+            Answer::Rows { .. } | Answer::Sockets(_) => {}
         }
         Ok(())
     }
@@ -179,6 +188,23 @@ impl Connection {
             tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
         }
         report.encode(&mut self.output);
+    }
+
+    /// The rows of SHOW FDS, each with its socket. Whoever got them is the next process: a shutdown that this connection asks
+    /// for leaves the sockets to it.
+    async fn send_sockets(&mut self, sockets: &[(Row, Arc<Listening>)]) -> Result<(), End> {
+        if !matches!(self.client.peer(), Peer::Unix { .. }) {
+            self.put_error(&error("SHOW FDS works on the unix socket only"));
+            return Ok(());
+        }
+        fds::describe_rows(&mut self.output);
+        self.flush().await?;
+        for (row, socket) in sockets {
+            send_with_socket(&self.io, &fds::message(row), &**socket).map_err(|_| End::Gone)?;
+        }
+        self.hands_over = true;
+        message::command_complete(&mut self.output, "SHOW");
+        Ok(())
     }
 
     /// Execute: runs the portal's command if that has not happened yet, and sends rows up to its limit.
@@ -191,6 +217,7 @@ impl Connection {
         if let Portal { command, rows: None, .. } = &portal {
             match self.execute(&command.clone()).await? {
                 Ok(Answer::Rows { tag, rows }) => portal.start(tag, rows),
+                Ok(Answer::Sockets(_)) => return Ok(Err(error("SHOW FDS needs the simple query protocol"))),
                 Ok(answer) => {
                     self.put_rowless(answer)?;
                     portal.start("", Vec::new());

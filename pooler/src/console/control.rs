@@ -50,6 +50,7 @@ impl Control {
             Self::Shutdown(ShutdownMode::Immediate) => ("SHUTDOWN", None),
             Self::Shutdown(ShutdownMode::WaitForServers) => ("SHUTDOWN WAIT_FOR_SERVERS", None),
             Self::Shutdown(ShutdownMode::WaitForClients) => ("SHUTDOWN WAIT_FOR_CLIENTS", None),
+            Self::Shutdown(ShutdownMode::WaitForTransactions) => ("SHUTDOWN WAIT_FOR_TRANSACTIONS", None),
         };
         argument.map_or_else(|| name.to_owned(), |argument| format!("{name} '{argument}'"))
     }

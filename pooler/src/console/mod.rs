@@ -8,6 +8,7 @@
 //! - `control`: PAUSE, RELOAD, KILL and so on; `classify`: CREATE REFERENCE TABLE and its kin. Both need a `grant`;
 //! - `route`: EXPLAIN ROUTE;
 //! - `stats`: averages, and the console's own counters;
+//! - `fds`: SHOW FDS, which hands listening sockets to another process;
 //! - `extended`: prepared statements and portals of one connection; `connection`: its loop.
 
 mod answer;
@@ -15,6 +16,7 @@ mod classify;
 mod connection;
 mod control;
 mod extended;
+mod fds;
 mod grant;
 mod help;
 mod parse;
@@ -56,6 +58,7 @@ async fn run(app: &Arc<App>, grant: Option<&AdminGrant>, command: &Command) -> R
             let notice = Notice { message: "SET ignored", detail: String::new() };
             Ok(Answer::Done { tag: "SET".to_owned(), notice: Some(notice) })
         }
+        Command::ShowFds => granted().map(|_| Answer::Sockets(fds::rows(app))),
         Command::ExplainRoute { database, sql } => route::explain(app, database.as_deref(), sql),
         Command::Control(control) => control::run(app, granted()?, control).await,
         Command::Classify(classify) => classify::run(app, granted()?, classify).await,

@@ -15,6 +15,7 @@ use sluice_wire::message::{Column, Report};
 
 use super::classify::{Classify, Subject};
 use super::control::Control;
+use super::fds;
 use super::route;
 use super::show::{Faked, Show};
 use crate::app::ShutdownMode;
@@ -34,6 +35,8 @@ pub enum Command {
     /// Settings that drivers ask for at login; the console has them in name only.
     ShowFaked(&'static Faked),
     SetFaked,
+    /// The listening sockets themselves, for another process.
+    ShowFds,
     ExplainRoute {
         database: Option<String>,
         sql: String,
@@ -48,6 +51,7 @@ impl Command {
         match self {
             Self::Show(show) => Some(show.columns),
             Self::ShowFaked(faked) => Some(&faked.columns),
+            Self::ShowFds => Some(fds::COLUMNS),
             Self::ExplainRoute { .. } => Some(route::COLUMNS),
             Self::Help | Self::SetFaked | Self::Control(_) | Self::Classify(_) => None,
         }
@@ -217,7 +221,7 @@ fn show(what: &str) -> Option<Result<Command, Report>> {
         return Some(Ok(Command::Help));
     }
     if what.eq_ignore_ascii_case("fds") {
-        return Some(Err(unsupported("SHOW FDS")));
+        return Some(Ok(Command::ShowFds));
     }
     Faked::find(what).map(Command::ShowFaked).or_else(|| Show::find(what).map(Command::Show)).map(Ok)
 }
@@ -241,6 +245,9 @@ fn control(command: &str, argument: Option<&str>) -> Option<Control> {
         }
         ("shutdown", Some(mode)) if mode.eq_ignore_ascii_case("wait_for_clients") => {
             Control::Shutdown(ShutdownMode::WaitForClients)
+        }
+        ("shutdown", Some(mode)) if mode.eq_ignore_ascii_case("wait_for_transactions") => {
+            Control::Shutdown(ShutdownMode::WaitForTransactions)
         }
         _ => return None,
     })

@@ -240,7 +240,8 @@ impl Handshake {
         if self.app.is_disabled(&database.name) {
             return Err(refuse("57P03", format!("database \"{}\" is disabled", database.name)));
         }
-        if self.app.is_shutting_down() {
+        // Those that came before the listening sockets went to another process are served.
+        if self.app.is_shutting_down() && !self.app.is_handed_over() {
             return Err(refuse("57P03", "pooler is shutting down"));
         }
         let admin = self.config.settings.admin_users.has(user);

@@ -1,8 +1,6 @@
 //! Listening sockets, and what becomes of a connection that arrives on one.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +8,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 mod auth;
+mod bind;
 mod handshake;
 mod parameters;
 
+pub use self::bind::{Inherited, unix_path};
 use self::handshake::{Accepted, handshake};
 use crate::app::{App, tcp_options};
 use crate::config::Config;
-use crate::net::{Io, Peer};
+use crate::net::{Bound, Io, Listening, Peer};
 use crate::registry::SocketGuard;
 use crate::session::run::{Parts, serve};
 
@@ -33,135 +33,78 @@ pub enum ListenError {
         "unix socket {path} is in use, cannot continue\nHINT: another pooler runs there; stop it or change listen_port or unix_socket_dir"
     )]
     UnixInUse { path: String },
+    #[error(
+        "unix port {port} is in use\nHINT: PostgreSQL has the lock file {path}.lock; change listen_port or unix_socket_dir"
+    )]
+    Locked { path: String, port: u16 },
     #[error("cannot listen on unix socket {path}: {source}")]
     Unix { path: String, source: io::Error },
 }
 
-enum Listener {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener),
-}
-
-/// All listening sockets. Dropping it closes them and removes the unix socket's file.
+/// All listening sockets, and the tasks that accept on them. Dropping it closes them and removes the unix socket's file.
 pub struct Listeners {
-    listeners: Vec<Listener>,
-    unix_path: Option<PathBuf>,
-    tasks: JoinSet<()>,
+    sockets: Vec<Arc<Listening>>,
+    file: Option<PathBuf>,
+    tcp: JoinSet<()>,
+    unix: JoinSet<()>,
 }
 
 impl Listeners {
-    /// Binds everything that the configuration names.
-    pub fn bind(config: &Config) -> Result<Self, ListenError> {
-        let mut listeners = Vec::new();
-        bind_tcp(config, &mut listeners)?;
-        let unix_path = bind_unix(config, &mut listeners)?;
-        if listeners.is_empty() {
-            return Err(ListenError::Nowhere);
-        }
-        Ok(Self { listeners, unix_path, tasks: JoinSet::new() })
+    /// Binds everything that the configuration names and that isn't `inherited`.
+    pub fn bind(config: &Config, inherited: Inherited) -> Result<Self, ListenError> {
+        let (sockets, file) = bind::bind(config, inherited)?;
+        let sockets = sockets.into_iter().map(Arc::new).collect();
+        Ok(Self { sockets, file, tcp: JoinSet::new(), unix: JoinSet::new() })
     }
 
     /// Starts to accept.
-    pub fn start(&mut self, app: &Arc<App>) {
-        for listener in self.listeners.drain(..) {
-            self.tasks.spawn(accept(listener, app.clone()));
+    pub fn start(&mut self, app: &Arc<App>) -> io::Result<()> {
+        app.set_listening(self.sockets.iter().map(Arc::downgrade).collect());
+        for socket in &self.sockets {
+            let app = app.clone();
+            match socket.bound {
+                Bound::Tcp(_) => drop(self.tcp.spawn(accept(Acceptor::Tcp(socket.to_tcp()?), app))),
+                Bound::Unix(_) => drop(self.unix.spawn(accept(Acceptor::Unix(socket.to_unix()?), app))),
+            }
         }
+        Ok(())
+    }
+
+    /// Closes the TCP sockets. The unix socket still lets administrators in.
+    pub async fn close_tcp(&mut self) {
+        self.tcp.shutdown().await;
+        self.sockets.retain(|socket| matches!(socket.bound, Bound::Unix(_)));
+    }
+
+    /// Leaves all sockets, and the unix socket's file, to the process that has taken them over.
+    pub async fn hand_over(mut self) {
+        self.file = None;
+        self.tcp.shutdown().await;
+        self.unix.shutdown().await;
     }
 }
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        if let Some(path) = &self.unix_path {
+        if let Some(path) = &self.file {
             // It may be gone already, with its directory.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-fn bind_tcp(config: &Config, listeners: &mut Vec<Listener>) -> Result<(), ListenError> {
-    let settings = &config.settings;
-    let mut last = None;
-    let before = listeners.len();
-    for address in settings.listen_addr.iter() {
-        for host in if address == "*" { vec!["0.0.0.0", "::"] } else { vec![address.as_str()] } {
-            match bind_one(host, settings.listen_port, settings.listen_backlog, settings.so_reuseport) {
-                Ok(bound) => {
-                    tracing::info!("listening on {host}:{}", settings.listen_port);
-                    listeners.extend(bound.into_iter().map(Listener::Tcp));
-                }
-                Err(error) => {
-                    tracing::warn!("cannot listen on {host}:{}: {error}", settings.listen_port);
-                    last = Some(error);
-                }
-            }
-        }
-    }
-    match last {
-        Some(source) if listeners.len() == before => {
-            Err(ListenError::Tcp { addresses: settings.listen_addr.join(", "), port: settings.listen_port, source })
-        }
-        _ => Ok(()),
-    }
+enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
 }
 
-fn bind_one(host: &str, port: u16, backlog: u32, reuseport: bool) -> io::Result<Vec<tokio::net::TcpListener>> {
-    let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(host, port))?;
-    addresses.map(|address| bind_address(address, backlog, reuseport)).collect()
-}
-
-fn bind_address(address: SocketAddr, backlog: u32, reuseport: bool) -> io::Result<tokio::net::TcpListener> {
-    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    if reuseport {
-        socket.set_reuseport(true)?;
-    }
-    if address.is_ipv6() {
-        // `*` binds both families; one socket for both would take the other's port.
-        socket2::SockRef::from(&socket).set_only_v6(true)?;
-    }
-    socket.bind(address)?;
-    socket.listen(backlog)
-}
-
-fn bind_unix(config: &Config, listeners: &mut Vec<Listener>) -> Result<Option<PathBuf>, ListenError> {
-    let settings = &config.settings;
-    let directory = settings.unix_socket_dir.to_string_lossy().into_owned();
-    if directory.is_empty() {
-        return Ok(None);
-    }
-    let name = format!(".s.PGSQL.{}", settings.listen_port);
-    let is_abstract = directory.starts_with('@');
-    let path = if is_abstract {
-        PathBuf::from(format!("\0{}/{name}", &directory[1..]))
-    } else {
-        PathBuf::from(&directory).join(&name)
-    };
-    let shown = if is_abstract { format!("{directory}/{name}") } else { path.display().to_string() };
-    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-        return Err(ListenError::UnixInUse { path: shown });
-    }
-    if !is_abstract {
-        // Nobody answers there: a leftover.
-        let _ = std::fs::remove_file(&path);
-    }
-    let failed = |source| ListenError::Unix { path: shown.clone(), source };
-    let listener = tokio::net::UnixListener::bind(&path).map_err(failed)?;
-    tracing::info!("listening on unix:{shown}");
-    listeners.push(Listener::Unix(listener));
-    if is_abstract {
-        return Ok(None);
-    }
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(settings.unix_socket_mode.0)).map_err(failed)?;
-    Ok(Some(path))
-}
-
-async fn accept(listener: Listener, app: Arc<App>) {
+async fn accept(listener: Acceptor, app: Arc<App>) {
     loop {
         let accepted = match &listener {
-            Listener::Tcp(listener) => {
+            Acceptor::Tcp(listener) => {
                 listener.accept().await.and_then(|(stream, _)| Io::tcp(stream, &tcp_options(&app.config())))
             }
-            Listener::Unix(listener) => listener.accept().await.and_then(|(stream, _)| Io::unix(stream)),
+            Acceptor::Unix(listener) => listener.accept().await.and_then(|(stream, _)| Io::unix(stream)),
         };
         match accepted {
             Ok((io, peer)) => {

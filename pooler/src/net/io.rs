@@ -232,6 +232,11 @@ impl Io {
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Something waits to be read, as the kernel says at this moment. For rare questions: it costs a system call.
+    pub fn has_unread(&self) -> bool {
+        matches!(self.socket.get_ref().peek(), Ok(1..))
+    }
+
     /// Writes what the kernel takes now.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
@@ -291,6 +296,12 @@ impl Io {
             })
         })
         .await
+    }
+}
+
+impl AsFd for Io {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
     }
 }
 

@@ -6,7 +6,11 @@
 //! second registration, WRITABLE, exists just while a write is short.
 
 mod io;
+mod listening;
+mod passing;
 mod scratch;
 
 pub use io::{Address, Io, Peer, TcpOptions};
+pub use listening::{Bound, Listening};
+pub use passing::{receive_with_sockets, send_with_socket};
 pub use scratch::{with_output, with_scratch};

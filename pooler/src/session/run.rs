@@ -212,7 +212,9 @@ impl Session {
     /// Reads a request and sends it on, if nothing stands in the way.
     #[inline]
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if let Some(eviction) = self.client.eviction() {
+        if let Some(eviction) = self.client.eviction_at_rest()
+            && self.goes_now(eviction)
+        {
             return Poll::Ready(Step::Slow(Slow::fail(eviction_report(eviction))));
         }
         if !self.flow.unsent.is_empty() && ready!(self.io.poll_flush(cx, &mut self.flow.unsent)).is_err() {

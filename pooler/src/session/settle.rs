@@ -159,6 +159,14 @@ impl Session {
         End::Us("server conn crashed?".to_owned())
     }
 
+    /// Whether a client that is between two requests goes now. One that is only asked to (because another process takes over)
+    /// finishes its transaction, and so does one that has just sent something: nothing of it would run.
+    #[cold]
+    pub(super) fn goes_now(&self, eviction: Eviction) -> bool {
+        let rests = || self.status() == Status::Idle && self.input.is_empty() && self.flow.unsent.is_empty();
+        eviction != Eviction::Replaced || (rests() && !self.io.has_unread())
+    }
+
     pub(super) async fn evicted(&mut self, eviction: Eviction) -> End {
         let report = eviction_report(eviction);
         if let Some(server) = self.server()

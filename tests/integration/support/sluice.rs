@@ -67,13 +67,7 @@ impl Sluice {
             dir = path.display(),
         );
         fs::write(path.join("sluice.ini"), ini).expect("sluice.ini");
-        let process = Command::new(binary())
-            .arg("--quiet")
-            .arg(path.join("sluice.ini"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("sluice starts");
+        let process = spawn(path, &["--quiet"]);
         let mut started = Self { process, port, directory };
         let mut alive = true;
         eventually("sluice listens", || {
@@ -81,6 +75,19 @@ impl Sluice {
             !alive || started.log().contains("process up")
         });
         alive.then_some(started)
+    }
+
+    /// An online restart: a second process with `-R` serves when this returns. The first one is returned.
+    pub fn reboot(&mut self) -> Old {
+        let serving = |log: &str| log.matches("process up").count();
+        let before = serving(&self.log());
+        let new = spawn(self.directory(), &["--reboot", "--quiet"]);
+        let old = Old(std::mem::replace(&mut self.process, new));
+        eventually("the new process serves", || {
+            assert!(self.process.try_wait().expect("its state").is_none(), "{}", self.log());
+            serving(&self.log()) > before
+        });
+        old
     }
 
     pub fn port(&self) -> u16 {
@@ -141,6 +148,38 @@ impl Sluice {
     pub fn is_alive(&mut self) -> bool {
         self.process.try_wait().expect("its state").is_none() && !self.log().contains("panicked")
     }
+}
+
+/// A process that was replaced; killed when dropped.
+pub struct Old(Child);
+
+impl Old {
+    pub fn is_alive(&mut self) -> bool {
+        self.0.try_wait().expect("its state").is_none()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn await_end(&mut self) {
+        eventually("the old process ends", || !self.is_alive());
+        assert!(self.0.wait().expect("its state").success());
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(directory: &Path, flags: &[&str]) -> Child {
+    Command::new(binary())
+        .args(flags)
+        .arg(directory.join("sluice.ini"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("sluice starts")
 }
 
 impl Drop for Sluice {
