@@ -139,10 +139,9 @@ impl App {
 
     fn reopen_log(&self, config: &Config) {
         let Some(log) = self.log.get() else { return };
-        let path = config.settings.logfile.as_path();
-        let file = Some(path).filter(|path| !path.as_os_str().is_empty());
-        if let Err(error) = log.reopen(file, config.settings.verbose) {
-            tracing::error!("could not open logfile {}: {error}; the old one stays in use", path.display());
+        if let Err(error) = log.reopen(&config.settings) {
+            let path = config.settings.logfile.display();
+            tracing::error!("could not open logfile {path}: {error}; the old one stays in use");
         }
     }
 

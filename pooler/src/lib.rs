@@ -2,7 +2,7 @@
 //!
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
-//! config, stats, logging, net, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
+//! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
 //! app, drain, console, listener, serve, process, demo, migrate
 
 pub mod app;
@@ -22,6 +22,7 @@ pub mod pool;
 pub mod process;
 pub mod registry;
 pub mod serve;
+pub mod service;
 pub mod session;
 pub mod stats;
 pub mod upstream;

@@ -57,9 +57,7 @@ fn main() -> ExitCode {
 fn run_demo(args: DemoArgs) -> Result<(), String> {
     let pooler = |ini: PathBuf, shutdown: demo::Shutdown| async move {
         let config = app::load(&ini)?;
-        let logfile = config.settings.logfile.clone();
-        let file = Some(logfile.as_path()).filter(|path| !path.as_os_str().is_empty());
-        logging::start(&logging::Destination { stderr: false, file }, 0, 0)?;
+        logging::start(&config.settings, false, 0)?;
         let app = app::build(config).await?;
         let listeners = Listeners::bind(&app.config(), Inherited::None)?;
         serve::serve(app, listeners, shutdown).await?;

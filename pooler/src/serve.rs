@@ -10,6 +10,7 @@ use crate::app::{App, ShutdownMode, TICK};
 use crate::console;
 use crate::drain::drain;
 use crate::listener::Listeners;
+use crate::service;
 
 /// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
 pub async fn serve(
@@ -24,6 +25,9 @@ pub async fn serve(
     tokio::select! {
         () = shutdown => app.shut_down(ShutdownMode::WaitForServers),
         _ = modes.wait_for(Option::is_some) => {}
+    }
+    if !app.is_handed_over() {
+        service::stopping();
     }
     if *modes.borrow() == Some(ShutdownMode::Immediate) {
         return Ok(());
@@ -55,6 +59,9 @@ async fn janitor(app: Weak<App>) {
         let is_over = app.console.tick(&app.pools, Duration::from_secs(config.settings.stats_period.into()));
         if is_over && config.settings.log_stats {
             tracing::info!("{}", app.console.line(&app.pools));
+        }
+        if is_over {
+            service::status(&app.console.line(&app.pools));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::ConfigError;
-use super::values::{AuthType, FileMode, List, PoolMode, SslMode, Value};
+use super::values::{AuthType, FileMode, List, PoolMode, SslMode, SyslogFacility, Value};
 
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
     FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
@@ -247,13 +247,14 @@ settings! {
     /// Drop sockets that SUSPEND cannot flush by then. SUSPEND itself is refused in this version.
     suspend_timeout: Duration = Some("10"), Reload, Full;
     /// Log to syslog.
-    syslog: bool = Some("0"), Reload, DefaultOnly;
+    syslog: bool = Some("0"), Reload, Full;
     /// Facility of messages to syslog.
-    syslog_facility: String = Some("daemon"), Reload, Full;
+    syslog_facility: SyslogFacility = Some("daemon"), Reload, Full;
     /// Name before messages to syslog.
     syslog_ident: String = Some("pgbouncer"), Reload, Full;
-    /// TCP_DEFER_ACCEPT on listeners. Not set in this version: clients see no difference, but a time limit would be one.
-    tcp_defer_accept: u32 = Some("1"), Reload, Only(&["0", "1"]);
+    /// TCP_DEFER_ACCEPT on PgBouncer's listeners: spares it connections that say nothing. Here they cost little until
+    /// `client_login_timeout` ends them; the value changes nothing.
+    tcp_defer_accept: u32 = Some("1"), Reload, Full;
     /// SO_KEEPALIVE on client and server sockets.
     tcp_keepalive: bool = Some("1"), Reload, Full;
     /// TCP_KEEPCNT; 0 for the system's default.
@@ -273,11 +274,11 @@ settings! {
     /// Folder of the unix socket and of servers without a host; `@x` for the abstract namespace, empty for none.
     unix_socket_dir: PathBuf = Some("/tmp"), Start, Full;
     /// Group of the unix socket.
-    unix_socket_group: String = Some(""), Start, DefaultOnly;
+    unix_socket_group: String = Some(""), Start, Full;
     /// Permissions of the unix socket.
     unix_socket_mode: FileMode = Some("0777"), Start, Full;
     /// Unix user to become.
-    user: Option<String> = None, Start, DefaultOnly;
+    user: Option<String> = None, Start, Full;
     /// How much to log, from 0 to 3.
     verbose: u32 = Some("0"), Reload, Full;
 
@@ -466,11 +467,6 @@ mod tests {
                 "server_fast_close",
                 "1",
                 "\"server_fast_close\" = \"1\" is not supported in this version (use one of: 0)",
-            ),
-            (
-                "tcp_defer_accept",
-                "45",
-                "\"tcp_defer_accept\" = \"45\" is not supported in this version (use one of: 0, 1)",
             ),
             (
                 "pool_idle_timeout",

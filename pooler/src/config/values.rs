@@ -71,6 +71,23 @@ pub enum LoadBalanceHosts {
     Disable,
 }
 
+/// Facilities of syslog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyslogFacility {
+    User = 1,
+    Daemon = 3,
+    Auth = 4,
+    AuthPriv = 10,
+    Local0 = 16,
+    Local1,
+    Local2,
+    Local3,
+    Local4,
+    Local5,
+    Local6,
+    Local7,
+}
+
 /// Gives an enum its names; they compare without regard to case.
 macro_rules! names {
     ($type:ident: $($variant:ident = $name:literal),*) => {
@@ -102,6 +119,9 @@ names!(AuthType: Any = "any", Trust = "trust", Plain = "plain", Md5 = "md5", Cer
     Ldap = "ldap", Pam = "pam", ScramSha256 = "scram-sha-256");
 names!(SslMode: Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require",
     VerifyCa = "verify-ca", VerifyFull = "verify-full");
+names!(SyslogFacility: Auth = "auth", AuthPriv = "authpriv", Daemon = "daemon", User = "user", Local0 = "local0",
+    Local1 = "local1", Local2 = "local2", Local3 = "local3", Local4 = "local4", Local5 = "local5", Local6 = "local6",
+    Local7 = "local7");
 names!(LoadBalanceHosts: RoundRobin = "round-robin", Disable = "disable");
 
 /// A comma-separated list. Reads as a slice of its trimmed, non-empty items; shows as it was written.

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Group;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ListenError;
@@ -161,9 +162,20 @@ fn bind_new_unix(settings: &Settings, path: &Path, shown: &str) -> Result<Listen
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         if !is_abstract(path) {
+            give_to_group(path, &settings.unix_socket_group)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.unix_socket_mode.0))?;
         }
         listen(socket, settings)
     };
     bind().map_err(failed)
+}
+
+/// A name or a number; empty for the process's own group.
+fn give_to_group(path: &Path, group: &str) -> io::Result<()> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let number = group.parse().ok().or(Group::from_name(group)?.map(|group| group.gid.as_raw()));
+    let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("unix_socket_group \"{group}\" does not exist"));
+    std::os::unix::fs::chown(path, None, Some(number.ok_or_else(unknown)?))
 }

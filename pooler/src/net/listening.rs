@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix;
+use std::path::{Path, PathBuf};
 
 use socket2::Socket;
 
@@ -66,6 +68,14 @@ impl Listening {
         let socket = self.socket.try_clone()?;
         socket.set_nonblocking(true)?;
         Ok(socket)
+    }
+}
+
+/// The address of a path, or (behind a zero byte) of a name in the abstract namespace.
+pub fn unix_address(path: &Path) -> io::Result<unix::net::SocketAddr> {
+    match path.as_os_str().as_encoded_bytes().strip_prefix(b"\0") {
+        Some(name) => unix::net::SocketAddr::from_abstract_name(name),
+        None => unix::net::SocketAddr::from_pathname(path),
     }
 }
 

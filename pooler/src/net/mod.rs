@@ -11,6 +11,6 @@ mod passing;
 mod scratch;
 
 pub use io::{Address, Io, Peer, TcpOptions};
-pub use listening::{Bound, Listening};
+pub use listening::{Bound, Listening, unix_address};
 pub use passing::{receive_with_sockets, send_with_socket};
 pub use scratch::{with_output, with_scratch};

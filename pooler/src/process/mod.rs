@@ -1,8 +1,10 @@
-//! The pooler as a process: command line, pid file, signals, online restart.
+//! The pooler as a process: command line, user, pid file, signals, background, online restart.
 //!
 //! [`run`] has the order in which PgBouncer starts, because scripts rely on which of two mistakes is reported.
 
+mod daemon;
 mod pid_file;
+mod privileges;
 mod signals;
 mod takeover;
 
@@ -16,16 +18,22 @@ use self::takeover::Takeover;
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::listener::{Inherited, Listeners};
-use crate::{logging, serve};
+use crate::{logging, serve, service};
 
 /// The command line of the pooler: PgBouncer's.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The configuration file, in pgbouncer.ini's format
     config: Option<PathBuf>,
-    /// Take over from the process that runs with the same configuration, if there is one; its clients notice nothing
+    /// Go to the background, when clients can connect; needs the setting pidfile
+    #[arg(short, long)]
+    daemon: bool,
+    /// Take over from the process that runs with the same configuration, if there is one; no connection is refused
     #[arg(short = 'R', long)]
     reboot: bool,
+    /// Become this Unix user; beats the setting user
+    #[arg(short, long)]
+    user: Option<String>,
     /// Log nothing to stderr
     #[arg(short, long)]
     quiet: bool,
@@ -43,44 +51,58 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         return Err("need a configuration file\nHINT: sluice [options] FILE; see sluice --help".to_owned());
     };
     let config = app::load(path).map_err(|error| error.to_string())?;
-    let log = start_log(args, &config)?;
-    let start = Start::prepare(args.reboot, &config)?;
+    if let Some(user) = args.user.as_ref().or(config.settings.user.as_ref()) {
+        privileges::become_user(user)?;
+    }
+    if args.daemon {
+        if config.settings.pidfile.as_os_str().is_empty() {
+            return Err("daemon needs pidfile configured".to_owned());
+        }
+        if !daemon::is_launched() {
+            return daemon::launch();
+        }
+        daemon::detach()?;
+    }
+    let log = logging::start(&config.settings, !args.quiet && !args.daemon, args.verbose.into())
+        .map_err(|error| format!("cannot open logfile: {error}"))?;
+    if privileges::is_root() {
+        tracing::warn!("running as root, which nothing here needs: set user, or start as another user");
+    }
+    let start = Start::prepare(args, &config)?;
     runtime(workers(&config)).block_on(async {
         let app = app::build(config).await.map_err(|error| error.to_string())?;
         app.follow_log_settings(log);
-        start.serve(app).await
+        start.serve(app, args.daemon).await
     })
 }
 
-fn start_log(args: &RunArgs, config: &Config) -> Result<logging::Log, String> {
-    let file = Some(config.settings.logfile.as_path()).filter(|path| !path.as_os_str().is_empty());
-    let destination = logging::Destination { stderr: !args.quiet, file };
-    logging::start(&destination, config.settings.verbose, args.verbose.into())
-        .map_err(|error| format!("cannot open logfile: {error}"))
-}
-
-/// Whether there is a process before this one.
+/// Where the listening sockets come from, and whose place this process takes.
 enum Start {
-    Fresh(PidFile),
+    Fresh(PidFile, Inherited),
     Replacing(Takeover, Inherited),
 }
 
 impl Start {
-    fn prepare(reboot: bool, config: &Config) -> Result<Self, String> {
-        if reboot {
+    fn prepare(args: &RunArgs, config: &Config) -> Result<Self, String> {
+        let passed = service::sockets().map_err(|error| format!("sockets passed from service manager: {error}"))?;
+        if args.reboot && !passed.is_empty() {
+            return Err("cannot reboot under service manager".to_owned());
+        }
+        if args.reboot {
             if let Some((takeover, sockets)) = Takeover::begin(config).map_err(|error| error.to_string())? {
                 return Ok(Self::Replacing(takeover, Inherited::FromPredecessor(sockets)));
             }
             tracing::info!("old process not found, try to continue normally");
         }
-        PidFile::create(&config.settings.pidfile).map(Self::Fresh)
+        let inherited = if passed.is_empty() { Inherited::None } else { Inherited::FromManager(passed) };
+        Ok(Self::Fresh(PidFile::create(&config.settings.pidfile)?, inherited))
     }
 
-    async fn serve(self, app: Arc<App>) -> Result<(), String> {
+    async fn serve(self, app: Arc<App>, in_background: bool) -> Result<(), String> {
         let config = app.config();
         let bind = |inherited| Listeners::bind(&config, inherited).map_err(|error| error.to_string());
         let (listeners, pid) = match self {
-            Self::Fresh(pid) => (bind(Inherited::None)?, pid),
+            Self::Fresh(pid, inherited) => (bind(inherited)?, pid),
             Self::Replacing(mut takeover, inherited) => {
                 let listeners = bind(inherited)?;
                 takeover.finish().map_err(|error| error.to_string())?;
@@ -88,6 +110,10 @@ impl Start {
             }
         };
         tokio::spawn(signals::obey(app.clone()));
+        service::ready();
+        if in_background {
+            daemon::serving().map_err(|error| format!("cannot let go of the terminal: {error}"))?;
+        }
         serve::serve(app.clone(), listeners, Box::pin(std::future::pending()))
             .await
             .map_err(|error| error.to_string())?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{App, ShutdownMode};
+use crate::service;
 
 /// Obeys signals for as long as the process lives.
 pub async fn obey(app: Arc<App>) {
@@ -37,9 +38,11 @@ pub async fn obey(app: Arc<App>) {
 
 async fn reload(app: &Arc<App>) {
     tracing::info!("got SIGHUP, re-reading config");
+    service::reloading();
     if let Err(error) = app.reload().await {
         tracing::error!("{error}; the old configuration stays in force");
     }
+    service::ready();
 }
 
 fn shut_down(app: &App, signal: &str, awaited: &str, mode: ShutdownMode) {

@@ -12,8 +12,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use sluice_wire::startup::startup_message;
 
 use crate::config::{CONSOLE, Config};
 use crate::listener::unix_path;
-use crate::net::{Listening, receive_with_sockets};
+use crate::net::{Listening, receive_with_sockets, unix_address};
 
 /// The old process answers at once, or something is wrong with it.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -140,12 +139,7 @@ impl Takeover {
 }
 
 fn connect(path: &Path) -> io::Result<UnixStream> {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    let address = match bytes.strip_prefix(b"\0") {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(path)?,
-    };
-    let stream = UnixStream::connect_addr(&address)?;
+    let stream = UnixStream::connect_addr(&unix_address(path)?)?;
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
     Ok(stream)

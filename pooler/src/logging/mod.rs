@@ -1,50 +1,63 @@
 //! Log lines in PgBouncer's format: `2026-11-22 19:47:02.967 UTC [71] LEVEL text`.
 
+mod syslog;
+
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
-/// Where log lines go.
-pub struct Destination<'a> {
-    pub stderr: bool,
-    /// Appended to.
-    pub file: Option<&'a Path>,
-}
+use self::syslog::{DEV_LOG, Syslog};
+use crate::config::Settings;
 
 /// What RELOAD changes of a log that runs.
 pub struct Log {
     file: Arc<Mutex<Option<File>>>,
+    syslog: ToSyslog,
     levels: reload::Handle<Targets, Registry>,
     /// From the command line; the setting only adds to it.
     least_verbosity: u32,
 }
 
 impl Log {
-    /// Opens the file anew, which may have been renamed by logrotate, and takes over the verbosity. What was open stays if
-    /// the new file can't be opened.
-    pub fn reopen(&self, file: Option<&Path>, verbosity: u32) -> std::io::Result<()> {
+    /// Opens the file anew, which may have been renamed by logrotate, and takes over the other settings. What was open stays
+    /// if the new file can't be opened.
+    pub fn reopen(&self, settings: &Settings) -> std::io::Result<()> {
         // It fails only if the process logs through another subscriber, which has levels of its own.
-        let _ = self.levels.reload(levels(verbosity.max(self.least_verbosity)));
-        let opened = file.map(open).transpose()?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+        let _ = self.levels.reload(levels(settings.verbose.max(self.least_verbosity)));
+        *lock(&self.syslog.0) = syslog(settings);
+        let opened = open(&settings.logfile)?;
+        *lock(&self.file) = opened;
         Ok(())
     }
 }
 
-fn open(path: &Path) -> std::io::Result<File> {
-    File::options().append(true).create(true).open(path)
+/// Appended to; `None` without a file.
+fn open(path: &Path) -> std::io::Result<Option<File>> {
+    let there_is_one = !path.as_os_str().is_empty();
+    there_is_one.then(|| File::options().append(true).create(true).open(path)).transpose()
+}
+
+fn syslog(settings: &Settings) -> Option<Syslog> {
+    let open = || Syslog::new(Path::new(DEV_LOG), &settings.syslog_ident, settings.syslog_facility as u8);
+    settings.syslog.then(open)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn levels(verbosity: u32) -> Targets {
@@ -61,7 +74,7 @@ struct Output(Arc<Mutex<Option<File>>>);
 
 impl Write for &Output {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *lock(&self.0) {
             Some(file) => file.write(bytes),
             None => Ok(bytes.len()),
         }
@@ -72,17 +85,30 @@ impl Write for &Output {
     }
 }
 
-/// Starts logging. `verbosity`: 0 logs, 1 debugs, 2 is noise; no RELOAD goes below `least_verbosity`.
-pub fn start(destination: &Destination<'_>, verbosity: u32, least_verbosity: u32) -> std::io::Result<Log> {
-    let (own, handle) = reload::Layer::new(levels(verbosity.max(least_verbosity)));
-    let stderr =
-        destination.stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
-    let file = Arc::new(Mutex::new(destination.file.map(open).transpose()?));
+/// Starts logging as the settings say, and to stderr. Verbosity 0 logs, 1 debugs, 2 is noise; neither the settings nor RELOAD go
+/// below `least_verbosity`.
+pub fn start(settings: &Settings, stderr: bool, least_verbosity: u32) -> std::io::Result<Log> {
+    let (own, handle) = reload::Layer::new(levels(settings.verbose.max(least_verbosity)));
+    let stderr = stderr.then(|| tracing_subscriber::fmt::layer().event_format(Lines).with_writer(std::io::stderr));
+    let file = Arc::new(Mutex::new(open(&settings.logfile)?));
     let output = Arc::new(Output(file.clone()));
     let to_file = tracing_subscriber::fmt::layer().event_format(Lines).with_ansi(false).with_writer(output);
+    let syslog = ToSyslog(Arc::new(Mutex::new(syslog(settings))));
     // A second start in one process (tests) keeps the first.
-    let _ = tracing_subscriber::registry().with(own).with(stderr).with(to_file).try_init();
-    Ok(Log { file, levels: handle, least_verbosity })
+    let _ = tracing_subscriber::registry().with(own).with(stderr).with(to_file).with(syslog.clone()).try_init();
+    Ok(Log { file, syslog, levels: handle, least_verbosity })
+}
+
+/// Syslog, if it is used now.
+#[derive(Clone)]
+struct ToSyslog(Arc<Mutex<Option<Syslog>>>);
+
+impl<S: Subscriber> Layer<S> for ToSyslog {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if let Some(syslog) = &mut *lock(&self.0) {
+            syslog.send(*event.metadata().level(), &syslog_timestamp(SystemTime::now()), &Text::of(event));
+        }
+    }
 }
 
 struct Lines;
@@ -100,9 +126,7 @@ where
             Level::DEBUG => "DEBUG",
             Level::TRACE => "NOISE",
         };
-        let mut text = Text::default();
-        event.record(&mut text);
-        let text = format!("{}{}", text.message, text.fields).replace('\n', "\n\t");
+        let text = Text::of(event).replace('\n', "\n\t");
         writeln!(writer, "{} UTC [{}] {level} {text}", timestamp(SystemTime::now()), std::process::id())
     }
 }
@@ -111,6 +135,14 @@ where
 struct Text {
     message: String,
     fields: String,
+}
+
+impl Text {
+    fn of(event: &Event<'_>) -> String {
+        let mut text = Self::default();
+        event.record(&mut text);
+        text.message + &text.fields
+    }
 }
 
 impl Visit for Text {
@@ -137,6 +169,14 @@ pub fn timestamp(at: SystemTime) -> String {
     )
 }
 
+/// `Nov  2 19:47:02`, UTC: as syslog writes it.
+fn syslog_timestamp(at: SystemTime) -> String {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = timestamp(at);
+    let month = text[5..7].parse::<usize>().map_or("Jan", |month| MONTHS[(month - 1) % 12]);
+    format!("{month} {:>2} {}", text[8..10].trim_start_matches('0'), &text[11..19])
+}
+
 /// The proleptic Gregorian date of a day number (0 = 1970-01-01), by counting years from 1 March.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
@@ -161,5 +201,6 @@ mod tests {
         assert_eq!(at(951_782_399), "2000-02-28 23:59:59.000");
         assert_eq!(at(951_782_400), "2000-02-29 00:00:00.000");
         assert_eq!(at(1_795_392_000), "2026-11-23 00:00:00.000");
+        assert_eq!(syslog_timestamp(UNIX_EPOCH + Duration::from_secs(951_782_399 + 86_400 * 2)), "Mar  1 23:59:59");
     }
 }
