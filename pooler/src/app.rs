@@ -29,6 +29,9 @@ use crate::vars::VarsTable;
 /// Timeouts are checked, and pools tended, three times a second.
 pub(crate) const TICK: Duration = Duration::from_millis(333);
 
+/// A timeout of 0.
+const FOREVER: Duration = Duration::from_secs(86_400);
+
 /// Why the pooler could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -59,7 +62,7 @@ pub struct App {
     pub shared: Arc<Shared>,
     pub console: ConsoleStats,
     pub credentials: Credentials,
-    upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
+    pub(crate) upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
     disabled: Mutex<HashSet<String>>,
     /// Equal limits are one value: most clients share theirs.
     limits: Mutex<Vec<Weak<Limits>>>,
@@ -272,7 +275,7 @@ impl App {
             secret: self.credentials.server_secret(config, database, user),
             startup: startup.collect(),
             connect_query: database.connect_query.clone(),
-            timeout: if timeout.is_zero() { Duration::from_secs(86_400) } else { timeout },
+            timeout: if timeout.is_zero() { FOREVER } else { timeout },
             tcp: tcp_options(config),
         }
     }
@@ -309,7 +312,7 @@ impl App {
         Ok(())
     }
 
-    fn remove_database(&self, name: &str) {
+    pub(crate) fn remove_database(&self, name: &str) {
         tracing::warn!("dropping database '{name}' as it does not exist anymore or inactive auto-database");
         self.drop_connections(name);
         self.shared.catalogs.remove(name);
@@ -390,7 +393,8 @@ impl App {
         entry.cancels.fetch_add(1, Ordering::SeqCst);
         // The server may have gone to another client in between; it doesn't while cancels are counted.
         if client.linked_server() == server {
-            Pools::cancel(&entry).await;
+            let timeout = self.config().settings.cancel_wait_timeout;
+            Pools::cancel_within(&entry, if timeout.is_zero() { FOREVER } else { timeout }).await;
         }
         entry.cancels.fetch_sub(1, Ordering::SeqCst);
     }

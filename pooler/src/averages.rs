@@ -50,6 +50,9 @@ impl ConsoleStats {
     /// Counters of all databases since the start, the console's included.
     pub fn totals(&self, pools: &Pools) -> Totals {
         let mut totals = Totals::from([(CONSOLE.to_owned(), *lock(&self.own))]);
+        for (database, counters) in pools.forgotten() {
+            *totals.entry(database.to_string()).or_default() += counters;
+        }
         for view in pools.views() {
             *totals.entry(view.key.database.to_string()).or_default() += view.counters;
         }

@@ -3,11 +3,12 @@
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
 //! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
-//! app, drain, console, listener, serve, process, demo, migrate
+//! app, cleanup, drain, console, listener, serve, process, demo, migrate
 
 pub mod app;
 pub mod averages;
 pub mod catalogs;
+pub mod cleanup;
 pub mod config;
 pub mod console;
 pub mod credentials;

@@ -41,12 +41,14 @@ pub enum Eviction {
     QueryTimeout,
     IdleTransactionTimeout,
     TransactionTimeout,
-    /// Another process takes over, or SHUTDOWN WAIT_FOR_TRANSACTIONS. The only one that waits until the client is at rest.
+    /// Another process takes over, or SHUTDOWN WAIT_FOR_TRANSACTIONS. Waits until the client is at rest.
     Replaced,
+    /// `server_fast_close`; waits, too.
+    Reconfigured,
 }
 
 impl Eviction {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::Killed,
         Self::DatabaseRemoved,
@@ -56,13 +58,20 @@ impl Eviction {
         Self::IdleTransactionTimeout,
         Self::TransactionTimeout,
         Self::Replaced,
+        Self::Reconfigured,
     ];
+
+    /// Until the client is at rest: between two transactions.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Replaced | Self::Reconfigured)
+    }
 
     /// The text that the client gets, and its SQLSTATE.
     pub fn report(self) -> (&'static str, &'static str) {
         match self {
             Self::None => ("", "00000"),
             Self::Killed => ("admin forced disconnect", "57P01"),
+            Self::Reconfigured => ("database configuration changed", "57P01"),
             Self::DatabaseRemoved => ("database removed", "57P01"),
             Self::ShuttingDown | Self::Replaced => ("server shutting down", "57P01"),
             Self::ClientIdleTimeout => ("client_idle_timeout", "57P05"),
@@ -204,7 +213,7 @@ impl ClientEntry {
     /// Why to go now, whatever is under way. The session's task asks at each poll; it is woken by `watch_eviction`.
     #[inline]
     pub fn eviction(&self) -> Option<Eviction> {
-        self.eviction_at_rest().filter(|eviction| *eviction != Eviction::Replaced)
+        self.eviction_at_rest().filter(|eviction| !eviction.waits())
     }
 
     /// Why to go as soon as nothing is under way.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::app::{App, ShutdownMode, TICK};
+use crate::cleanup::clean_up;
 use crate::console;
 use crate::drain::drain;
 use crate::listener::Listeners;
@@ -55,6 +56,7 @@ async fn janitor(app: Weak<App>) {
         app.follow_maps(&mut maps);
         app.pools.tend();
         app.enforce_timeouts();
+        clean_up(&app);
         let config = app.config();
         let is_over = app.console.tick(&app.pools, Duration::from_secs(config.settings.stats_period.into()));
         if is_over && config.settings.log_stats {

@@ -100,10 +100,10 @@ settings! {
     auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "hba", "scram-sha-256"]);
     /// User that runs `auth_query`.
     auth_user: Option<String> = None, Reload, Full;
-    /// Forget an unused entry made from `*` after this long; 0 never, which is what happens now.
-    autodb_idle_timeout: Duration = Some("3600"), Reload, Only(&["0", "3600"]);
+    /// Forget an unused entry made from `*` after this long; 0 never.
+    autodb_idle_timeout: Duration = Some("3600"), Reload, Full;
     /// Drop a cancel request that takes longer.
-    cancel_wait_timeout: Duration = Some("10"), Reload, DefaultOnly;
+    cancel_wait_timeout: Duration = Some("10"), Reload, Full;
     /// Drop a client that is idle this long without a server; 0 never.
     client_idle_timeout: Duration = Some("0"), Reload, Full;
     /// Drop a client that has not logged in by then; 0 never.
@@ -187,7 +187,7 @@ settings! {
     /// When a server is given back.
     pool_mode: PoolMode = Some("session"), Reload, Full;
     /// Forget an empty pool after this long; 0 never.
-    pool_idle_timeout: Duration = Some("0"), Reload, DefaultOnly;
+    pool_idle_timeout: Duration = Some("0"), Reload, Full;
     /// Longest a query may run; 0 for ever.
     query_timeout: Duration = Some("0"), Reload, Full;
     /// Tell a client after so many seconds that it is queued; 0 never.
@@ -211,7 +211,7 @@ settings! {
     /// Longest that connecting and logging in to a server may take; 0 for ever.
     server_connect_timeout: Duration = Some("15"), Reload, Full;
     /// Close servers marked for it without waiting for session clients.
-    server_fast_close: bool = Some("0"), Reload, DefaultOnly;
+    server_fast_close: bool = Some("0"), Reload, Full;
     /// Close a server idle this long; 0 never.
     server_idle_timeout: Duration = Some("600"), Reload, Full;
     /// Close a server this old when it is free; 0 uses each connection once.
@@ -463,16 +463,7 @@ mod tests {
                 "ldap",
                 "\"auth_type\" = \"ldap\" is not supported in this version (use one of: any, trust, plain, md5, hba, scram-sha-256)",
             ),
-            (
-                "server_fast_close",
-                "1",
-                "\"server_fast_close\" = \"1\" is not supported in this version (use one of: 0)",
-            ),
-            (
-                "pool_idle_timeout",
-                "60",
-                "\"pool_idle_timeout\" = \"60\" is not supported in this version (use one of: 0)",
-            ),
+            ("peer_id", "7", "\"peer_id\" = \"7\" is not supported in this version (use one of: 0)"),
             ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),
         ] {
             assert_eq!(set(key, text).unwrap_err(), expected);

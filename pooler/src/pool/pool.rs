@@ -4,7 +4,7 @@
 //! a few instructions.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub struct Pool {
     registry: Arc<Registry>,
     /// Clients whose sessions use this pool.
     pub clients: AtomicUsize,
+    /// Since when it has had neither clients nor servers, by the registry's clock, as the janitor found; 0: it has some.
+    unused_since: AtomicU64,
     /// A copy of the parameter, so that a checkin need not take the lock for it.
     resets_always: AtomicBool,
 }
@@ -117,7 +119,12 @@ impl Pool {
             counters: Counters::default(),
             removed: false,
         };
-        Self { key, state: Mutex::new(state), pools, registry, clients: AtomicUsize::new(0), resets_always }
+        let (clients, unused_since) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { key, state: Mutex::new(state), pools, registry, clients, unused_since, resets_always }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -152,6 +159,26 @@ impl Pool {
 
     pub fn welcome(&self) -> Option<Arc<Welcome>> {
         self.lock().welcome.clone()
+    }
+
+    /// Notes whether anybody uses it.
+    pub(super) fn look_for_use(&self) {
+        let unused = self.clients.load(Ordering::Relaxed) == 0 && {
+            let state = self.lock();
+            state.slots.total() == 0 && state.slots.waiting() == 0
+        };
+        let since = match self.unused_since.load(Ordering::Relaxed) {
+            _ if !unused => 0,
+            0 => self.now(),
+            since => since,
+        };
+        self.unused_since.store(since, Ordering::Relaxed);
+    }
+
+    /// For how long nobody has used it.
+    pub fn unused_for(&self) -> Option<Duration> {
+        let since = self.unused_since.load(Ordering::Relaxed);
+        (since != 0).then(|| self.registry.clock.since(since))
     }
 
     /// A free server, if one is there and nobody waits for it.

@@ -23,6 +23,7 @@ pub struct Pools {
     opening: Mutex<()>,
     pub registry: Arc<Registry>,
     pub vars: Arc<VarsTable>,
+    forgotten: Mutex<BTreeMap<Arc<str>, Counters>>,
     paused: AtomicBool,
     /// Paused one by one, by PAUSE or KILL of a database: holds for pools that are made later, too.
     paused_databases: Mutex<BTreeSet<String>>,
@@ -55,6 +56,7 @@ impl Pools {
             opening: Mutex::default(),
             registry,
             vars,
+            forgotten: Mutex::default(),
             paused: AtomicBool::new(false),
             paused_databases: Mutex::default(),
             log_connections: AtomicBool::new(true),
@@ -113,6 +115,7 @@ impl Pools {
             state.welcome = None;
             let stale = state.slots.take_idle_where(|_| true);
             drop(state);
+            pool.mark_servers();
             for server in stale {
                 pool.dispose(server, "database configuration changed");
             }
@@ -122,6 +125,7 @@ impl Pools {
 
     /// Drops the pools of an entry that is no longer configured.
     pub fn remove_database(&self, database: &str) {
+        lock(&self.forgotten).remove(database);
         for pool in self.of_database(Some(database)) {
             lock(&self.pools).remove(&pool.key);
             let (idle, waiters) = {
@@ -136,6 +140,19 @@ impl Pools {
                 pool.dispose(server, "database removed");
             }
         }
+    }
+
+    /// Forgets a pool that nobody uses. What it has counted stays in the statistics of its database.
+    pub fn forget(&self, pool: &Pool) {
+        lock(&self.pools).remove(&pool.key);
+        let mut state = pool.lock();
+        state.removed = true;
+        *lock(&self.forgotten).entry(pool.key.database.clone()).or_default() += state.counters;
+    }
+
+    /// What pools had counted that are forgotten, by database.
+    pub fn forgotten(&self) -> BTreeMap<Arc<str>, Counters> {
+        lock(&self.forgotten).clone()
     }
 
     /// PAUSE of all (`None`) or one database: idle servers are closed, nothing is handed out.
@@ -302,15 +319,20 @@ impl Pools {
 
     /// Sends PostgreSQL the cancel request of `server`; returns when PostgreSQL has taken it.
     pub async fn cancel(server: &ServerEntry) {
+        Self::cancel_within(server, CANCEL_DEADLINE).await;
+    }
+
+    /// As [`Self::cancel`], but gives up after `deadline`.
+    pub async fn cancel_within(server: &ServerEntry, deadline: Duration) {
         let send = async {
             let (mut io, _) = Io::connect(&server.address, &Default::default()).await?;
             io.write_all(&cancel_request(&server.key)).await?;
             io.read_some(&mut Vec::new()).await
         };
-        match tokio::time::timeout(CANCEL_DEADLINE, send).await {
+        match tokio::time::timeout(deadline, send).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!("cancel request to {} failed: {error}", server.address),
-            Err(_) => tracing::warn!("cancel request to {} timed out", server.address),
+            Err(_) => tracing::warn!("cancel request to {} given up: cancel_wait_timeout", server.address),
         }
     }
 
@@ -319,6 +341,19 @@ impl Pools {
         self.registry.clock.tick();
         for pool in self.all() {
             pool.tend(&self.registry);
+            pool.look_for_use();
+        }
+    }
+}
+
+impl Pool {
+    /// Each of its servers is closed when it is next free.
+    fn mark_servers(&self) {
+        for server in self.registry().servers() {
+            let own = *server.database == *self.key.database && *server.user == *self.key.user;
+            if own && server.shard == self.key.shard {
+                server.close_needed.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

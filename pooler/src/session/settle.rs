@@ -164,7 +164,7 @@ impl Session {
     #[cold]
     pub(super) fn goes_now(&self, eviction: Eviction) -> bool {
         let rests = || self.status() == Status::Idle && self.input.is_empty() && self.flow.unsent.is_empty();
-        eviction != Eviction::Replaced || (rests() && !self.io.has_unread())
+        !eviction.waits() || (rests() && !self.io.has_unread())
     }
 
     pub(super) async fn evicted(&mut self, eviction: Eviction) -> End {

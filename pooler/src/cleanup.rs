@@ -1,0 +1,86 @@
+//! What the janitor clears away: pools that nobody uses, entries made from `*` that nobody uses, and servers that session
+//! clients would keep for too long.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crate::app::App;
+use crate::config::{Config, PoolMode};
+use crate::registry::Eviction;
+use crate::upstream::Upstream;
+
+type Upstreams = HashMap<(String, String), Arc<Upstream>>;
+
+/// Three times a second.
+pub fn clean_up(app: &App) {
+    let config = app.config();
+    if config.settings.server_fast_close {
+        close_fast(app, &config);
+    }
+    // An entry's removal takes its pools along.
+    for database in unused_autodbs(app, &config) {
+        app.remove_database(&database);
+    }
+    forget_pools(app, &config);
+}
+
+/// `server_fast_close`: a session client whose server is to be closed leaves with it, between two transactions.
+fn close_fast(app: &App, config: &Config) {
+    for server in app.registry.servers().iter().filter(|server| server.close_needed.load(Ordering::Relaxed)) {
+        let Some(client) = app.registry.client(server.client.load(Ordering::Relaxed)) else { continue };
+        let in_session = config.database(client.database()).is_some_and(|database| {
+            let user = database.user.as_deref().unwrap_or(client.user());
+            config.pool_mode(&database, user) == PoolMode::Session
+        });
+        if in_session && client.eviction_at_rest().is_none() {
+            client.evict(Eviction::Reconfigured);
+        }
+    }
+}
+
+/// `autodb_idle_timeout`.
+fn unused_autodbs(app: &App, config: &Config) -> Vec<String> {
+    let timeout = config.settings.autodb_idle_timeout;
+    if timeout.is_zero() {
+        return Vec::new();
+    }
+    let upstreams = app.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut unused = BTreeMap::new();
+    for ((database, _), upstream) in upstreams.iter().filter(|((name, _), _)| !config.databases.contains_key(name)) {
+        *unused.entry(database).or_insert(true) &= is_unused(upstream, timeout);
+    }
+    unused.into_iter().filter(|(_, unused)| *unused).map(|(database, _)| database.clone()).collect()
+}
+
+/// `pool_idle_timeout`.
+fn forget_pools(app: &App, config: &Config) {
+    let timeout = config.settings.pool_idle_timeout;
+    if timeout.is_zero() {
+        return;
+    }
+    let mut upstreams = app.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+    let unused = |upstreams: &Upstreams| -> Vec<_> {
+        let unused = upstreams.iter().filter(|((name, _), upstream)| {
+            // A pool of a forced user is filled without any client.
+            let is_kept = config
+                .database(name)
+                .is_some_and(|database| database.user.is_some() && config.min_pool_size(&database) > 0);
+            !is_kept && is_unused(upstream, timeout)
+        });
+        unused.map(|(key, _)| key.clone()).collect()
+    };
+    for key in unused(&upstreams) {
+        let Some(upstream) = upstreams.remove(&key) else { continue };
+        let (database, user) = &key;
+        tracing::info!("cleaning up idle pool for user {user} on db {database} because: pool idle timeout");
+        upstream.pools().iter().for_each(|pool| app.pools.forget(pool));
+    }
+}
+
+/// Neither clients nor servers for so long; nor is a login under way, which would hold the upstream.
+fn is_unused(upstream: &Arc<Upstream>, timeout: Duration) -> bool {
+    let unused = |pool: &Arc<crate::pool::Pool>| pool.unused_for().is_some_and(|since| since >= timeout);
+    Arc::strong_count(upstream) == 1 && upstream.pools().iter().all(unused)
+}
