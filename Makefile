@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-drivers lint docs bench bench-smoke ci
+.PHONY: help deps demo build test test-drivers test-regress lint docs bench bench-smoke ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-drivers: ## psycopg, asyncpg and node-postgres, installed below tests/drive
 	@scripts/deps build postgresql test nextest
 	@scripts/drivers
 	cargo nextest run --workspace --run-ignored only -E 'package(sluice-tests) & test(drivers::)'
+
+test-regress: ## PostgreSQL's own regression tests, directly and through Sluice (fetches their source package)
+	@scripts/regress
 
 lint: ## formatting, and clippy without a warning
 	cargo fmt --all --check

@@ -18,6 +18,7 @@ mod modes;
 mod pins;
 mod pipelines;
 mod prepared;
+mod regress;
 mod replan;
 mod settings;
 mod state;
