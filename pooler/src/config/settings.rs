@@ -45,15 +45,18 @@ struct Setting {
     parse: fn(&mut Settings, &str) -> Result<(), String>,
     show: fn(&Settings) -> Option<String>,
     copy: fn(&mut Settings, &Settings),
+    /// For the page `docs/settings.md`.
+    #[cfg(test)]
+    says: &'static str,
 }
 
 /// Expands rows of `name: type = default, when it takes effect, support;` to the struct and its table.
 macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $takes:expr, $support:expr;)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $takes:expr, $support:expr;)*) => {
         /// The values of all settings. Durations of 0 mean what each setting says about 0.
         #[derive(Debug, Clone, PartialEq)]
         pub struct Settings {
-            $($(#[$doc])* pub $name: $type,)*
+            $($(#[doc = $doc])+ pub $name: $type,)*
         }
 
         impl Default for Settings {
@@ -75,6 +78,8 @@ macro_rules! settings {
             },
             show: |settings| settings.$name.show(),
             copy: |to, from| to.$name.clone_from(&from.$name),
+            #[cfg(test)]
+            says: concat!($($doc),+),
         }),*];
     };
 }
@@ -287,7 +292,7 @@ settings! {
     drain_time: Duration = Some("30"), Reload, Full;
     /// Folder where the last shard map is kept; empty for nowhere.
     state_dir: PathBuf = Some(""), Start, Full;
-    /// Threads that serve clients; 0 for one per core.
+    /// Threads that serve clients; 0: one up to two cores, then half the cores.
     worker_threads: u32 = Some("0"), Start, Full;
     /// Statement templates whose routing is remembered.
     template_cache_size: u32 = Some("10000"), Start, Full;
@@ -402,6 +407,46 @@ mod tests {
                 assert_eq!(shown.value.as_deref(), row.default, "{}", row.name);
             }
         }
+    }
+
+    const PAGE_HEAD: &str = "\
+# Settings
+
+Section `[pgbouncer]`, in the order of SHOW CONFIG. Written by a test from the table that the program itself uses
+(`UPDATE_DOCS=1 cargo nextest run -p sluice -E 'test(the_settings_page)'`). Times are in seconds unless it says otherwise. Names and
+defaults are PgBouncer's; the last four are Sluice's own. *At start*: RELOAD accepts another value, which counts from the
+next start on. What isn't supported is an error with file and line.
+
+| setting | default | meaning | takes effect | supported |
+| --- | --- | --- | --- | --- |
+";
+
+    fn settings_page() -> String {
+        let mut page = PAGE_HEAD.to_owned();
+        for row in TABLE {
+            let code = |text: &str| if text.is_empty() { "empty".to_owned() } else { format!("`{text}`") };
+            let default = row.default.map_or("none".to_owned(), code);
+            let supported = match row.support {
+                Full => "yes".to_owned(),
+                DefaultOnly => "the default only".to_owned(),
+                Only(values) => values.iter().map(|value| code(value)).collect::<Vec<_>>().join(", "),
+            };
+            let takes = if row.takes == Reload { "at RELOAD" } else { "at start" };
+            let cells = [&format!("`{}`", row.name), &default, row.says.trim(), takes, &supported]
+                .map(|cell| cell.replace('|', "\\|"));
+            page.push_str(&format!("| {} |\n", cells.join(" | ")));
+        }
+        page
+    }
+
+    #[test]
+    fn the_settings_page_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/settings.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, settings_page()).expect("the page can be written");
+        }
+        let page = std::fs::read_to_string(path).expect("the page is there");
+        assert!(page == settings_page(), "docs/settings.md is out of date: run this test with UPDATE_DOCS=1");
     }
 
     #[test]
