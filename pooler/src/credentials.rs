@@ -13,6 +13,9 @@ use crate::config::{Config, Database};
 /// PostgreSQL's own iteration count: what strangers are told until `auth_query` has found somebody.
 const USUAL_ITERATIONS: u32 = 4096;
 
+/// How many logins ask LDAP servers at the same time; more of them wait.
+const MOST_QUESTIONS: usize = 16;
+
 /// See the head of the file.
 pub struct Credentials {
     /// What the salts of users who don't exist are derived from.
@@ -25,6 +28,8 @@ pub struct Credentials {
     queried_iterations: AtomicU32,
     /// Permission to spend milliseconds on hashing: never on all cores at once.
     hashing: Semaphore,
+    /// Permission to ask a server that isn't PostgreSQL.
+    asking: Semaphore,
 }
 
 /// What a user's last login to a database entry left.
@@ -50,6 +55,7 @@ impl Default for Credentials {
             verifiers: Mutex::default(),
             queried_iterations: AtomicU32::new(USUAL_ITERATIONS),
             hashing: Semaphore::new((cores / 2).max(1)),
+            asking: Semaphore::new(MOST_QUESTIONS),
         }
     }
 }
@@ -106,6 +112,12 @@ impl Credentials {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+    }
+
+    /// Waits for `question`, one of a few that are asked elsewhere at the same time.
+    pub async fn one_of_few<T>(&self, question: impl Future<Output = T>) -> T {
+        let _permit = self.asking.acquire().await;
+        question.await
     }
 
     /// Notes what kind of secret `auth_query` finds.

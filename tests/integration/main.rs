@@ -11,6 +11,7 @@ mod copy;
 mod drivers;
 mod faults;
 mod hba;
+mod ldap;
 mod leaks;
 mod limits;
 mod messages;

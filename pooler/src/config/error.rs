@@ -40,6 +40,12 @@ impl ConfigError {
         self
     }
 
+    /// Says in which setting, where there is no line to name.
+    pub(super) fn within(mut self, setting: &str) -> Self {
+        self.text = format!("{setting}: {}", self.text);
+        self
+    }
+
     /// Says what to do about it.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -8,6 +8,7 @@
 //! - `databases`, `users`: the other sections, whose values are `conninfo` strings;
 //! - `auth_file`: users and their secrets;
 //! - `hba`: rules and user name maps for `auth_type = hba`;
+//! - `ldap`: options of LDAP authentication;
 //! - `effective`: which value counts where several are given.
 
 mod auth_file;
@@ -17,6 +18,7 @@ mod effective;
 mod error;
 mod hba;
 mod ini;
+mod ldap;
 mod settings;
 mod users;
 mod values;
@@ -31,6 +33,7 @@ pub(crate) use conninfo::parse as parse_conninfo;
 pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};
 pub use hba::{Applicant, Hba, HbaMethod, IdentMaps, Rule};
+pub use ldap::{LdapBind, LdapOptions};
 pub use settings::{ConfigRow, Settings};
 pub use users::{Peer, UserSettings};
 pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode};
@@ -58,6 +61,8 @@ pub struct Config {
     pub hba: Arc<Hba>,
     /// The maps of `auth_ident_file`; likewise.
     pub ident_maps: Arc<IdentMaps>,
+    /// What `auth_ldap_options` say; `None` unless `auth_type` is `ldap`.
+    pub ldap: Option<Arc<LdapOptions>>,
 }
 
 impl Config {
@@ -92,8 +97,9 @@ impl Config {
         if config.settings.auth_file != self.settings.auth_file {
             config.read_secrets()?;
         }
-        if matches!(key, "auth_type" | "auth_hba_file" | "auth_ident_file") {
+        if matches!(key, "auth_type" | "auth_hba_file" | "auth_ident_file" | "auth_ldap_options") {
             config.read_hba()?;
+            config.read_ldap()?;
         }
         Ok(config)
     }
@@ -120,6 +126,7 @@ impl Config {
             usual_scram_iterations: None,
             hba: Arc::default(),
             ident_maps: Arc::default(),
+            ldap: None,
         };
         if !items.iter().any(|item| item.section == Section::Pgbouncer) {
             return Err(
@@ -132,7 +139,16 @@ impl Config {
         config.check_sharded()?;
         config.read_secrets()?;
         config.read_hba()?;
+        config.read_ldap()?;
         Ok(config)
+    }
+
+    fn read_ldap(&mut self) -> Result<(), ConfigError> {
+        if self.settings.auth_type == AuthType::Ldap {
+            let options = LdapOptions::parse(self.settings.auth_ldap_options.as_deref().unwrap_or_default());
+            self.ldap = Some(Arc::new(options.map_err(|error| error.within("auth_ldap_options"))?));
+        }
+        Ok(())
     }
 
     fn read_secrets(&mut self) -> Result<(), ConfigError> {

@@ -102,7 +102,7 @@ settings! {
     /// Query for a user's secret.
     auth_query: String = Some(AUTH_QUERY), Reload, Full;
     /// How clients are authenticated.
-    auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "hba", "scram-sha-256"]);
+    auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "hba", "ldap", "scram-sha-256"]);
     /// User that runs `auth_query`.
     auth_user: Option<String> = None, Reload, Full;
     /// Forget an unused entry made from `*` after this long; 0 never.
@@ -505,8 +505,8 @@ next start on. What isn't supported is an error with file and line.
             ),
             (
                 "auth_type",
-                "ldap",
-                "\"auth_type\" = \"ldap\" is not supported in this version (use one of: any, trust, plain, md5, hba, scram-sha-256)",
+                "pam",
+                "\"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, hba, ldap, scram-sha-256)",
             ),
             ("peer_id", "7", "\"peer_id\" = \"7\" is not supported in this version (use one of: 0)"),
             ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),

@@ -85,7 +85,7 @@ fn mistakes_name_file_and_line() {
         ),
         (
             "[pgbouncer]\nauth_type = pam",
-            "sluice.ini:2: \"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, hba, scram-sha-256)",
+            "sluice.ini:2: \"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, hba, ldap, scram-sha-256)",
         ),
         (
             "[pgbouncer]\n[databases]\npgbouncer = host=x",

@@ -13,7 +13,7 @@ use sluice_test_harness::Cluster;
 
 pub use batch::Batch;
 pub use client::{Client, DEADLINE, Login, ServerError, cancel};
-pub use sluice::{Sluice, binary};
+pub use sluice::{Sluice, binary, free_port};
 
 /// A cluster, and Sluice in front of it: every database of the cluster is reachable under its own name by user `postgres`.
 pub struct Stand {

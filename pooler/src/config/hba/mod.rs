@@ -20,12 +20,14 @@ mod tokens;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 pub use ident::IdentMaps;
 use network::Network;
 
 use super::error::{ConfigError, Place};
 use super::ini::read_text;
+use super::ldap::LdapOptions;
 
 /// What a rule is asked about.
 #[derive(Debug, Clone, Copy)]
@@ -59,8 +61,8 @@ pub enum HbaMethod {
     Peer { map: Option<String> },
     /// The names in the client's TLS certificate, translated by the map.
     Cert { map: Option<String> },
-    /// An LDAP server; the options as they stand in the rule.
-    Ldap { options: String },
+    /// An LDAP server.
+    Ldap(Arc<LdapOptions>),
 }
 
 /// One line of the file.

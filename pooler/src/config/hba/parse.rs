@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::super::error::{ConfigError, Place};
+use super::super::ldap::LdapOptions;
 use super::network::Network;
 use super::tokens::{Field, Token, expand, fields};
 use super::{HbaMethod, Names, Rule, Source};
@@ -125,8 +127,8 @@ fn network(rest: &mut Rest<'_>, place: &Place) -> Result<Option<Network>, Config
 fn method(rest: &mut Rest<'_>) -> Result<HbaMethod, ConfigError> {
     let name = rest.word("method")?;
     let method = match name.text.as_str() {
-        // What stands behind it is read when it is used: LDAP has a grammar of its own.
-        "ldap" => return Ok(HbaMethod::Ldap { options: rest.line[rest.end..].trim().to_owned() }),
+        // What stands behind it has a grammar of its own.
+        "ldap" => return Ok(HbaMethod::Ldap(Arc::new(LdapOptions::parse(&rest.line[rest.end..])?))),
         "peer" => return Ok(HbaMethod::Peer { map: map(rest)? }),
         "cert" => return Ok(HbaMethod::Cert { map: map(rest)? }),
         "trust" => HbaMethod::Trust,

@@ -4,6 +4,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use super::super::ldap::LdapBind;
 use super::*;
 
 fn hba(text: &str) -> Hba {
@@ -104,8 +105,12 @@ fn files_hold_long_lists() {
 #[test]
 fn ldap_takes_the_rest_of_the_line() {
     let hba = hba("host all all all ldap ldapserver=a ldapprefix=\"cn=\"  ldapsuffix=\", dc=net\"\n");
-    let options = "ldapserver=a ldapprefix=\"cn=\"  ldapsuffix=\", dc=net\"".to_owned();
-    assert_eq!(method(&hba, &applicant(Some("::1"))), Some(HbaMethod::Ldap { options }));
+    let Some(HbaMethod::Ldap(options)) = method(&hba, &applicant(Some("::1"))) else { panic!("no LDAP") };
+    assert_eq!(options.bind, LdapBind::Simple { prefix: "cn=".into(), suffix: ", dc=net".into() });
+    assert_eq!(
+        error("local all all ldap ldapserver=a ldapserv=b"),
+        "hba:2: unknown LDAP option \"ldapserv\" (did you mean \"ldapserver\"?)"
+    );
 }
 
 #[test]

@@ -4,7 +4,8 @@ use sluice_wire::auth::Secret;
 use sluice_wire::startup::StartupMessage;
 
 use super::super::handshake::{Handshake, Refusal};
-use crate::config::{CONSOLE, Database};
+use super::misconfigured;
+use crate::config::{AuthType, CONSOLE, Database};
 
 /// A user, as far as the exchange needs to know.
 pub(super) struct Account {
@@ -28,6 +29,9 @@ impl Handshake {
         if let Some(secret) = self.config.secrets.get(user) {
             return Ok(self.known(user.clone(), secret.clone(), false));
         }
+        if self.config.settings.auth_type == AuthType::Ldap {
+            return self.of_ldap(user, database);
+        }
         let Some(auth_user) = self.config.auth_user(database) else {
             return Ok(self.unknown(user, false));
         };
@@ -42,6 +46,15 @@ impl Handshake {
             }
             None => Ok(self.unknown(user, true)),
         }
+    }
+
+    /// Whether there is such a user, the LDAP server says.
+    fn of_ldap(&self, user: &str, database: Option<&Database>) -> Result<Account, Refusal> {
+        if database.is_some_and(|database| database.auth_user.is_some()) {
+            tracing::error!("{} LDAP cannot be used together with auth_user", self.log_prefix());
+            return Err(misconfigured());
+        }
+        Ok(Account { known: true, ..self.unknown(user, false) })
     }
 
     fn known(&self, user: String, secret: Secret, queried: bool) -> Account {

@@ -1,5 +1,7 @@
 //! Which proof a client is asked for, and the proofs that need no password.
 
+use std::sync::Arc;
+
 use nix::unistd::{Uid, User};
 use sluice_wire::auth::AuthMethod;
 use sluice_wire::message::Report;
@@ -7,7 +9,7 @@ use sluice_wire::startup::StartupMessage;
 
 use super::super::handshake::{Handshake, Refusal, refuse};
 use super::account::Account;
-use crate::config::{Applicant, AuthType, HbaMethod};
+use crate::config::{Applicant, AuthType, HbaMethod, LdapOptions};
 use crate::net::Peer;
 
 /// What is asked for.
@@ -15,6 +17,7 @@ pub(super) enum Method {
     Password(AuthMethod),
     Peer { map: Option<String> },
     Cert { map: Option<String> },
+    Ldap(Arc<LdapOptions>),
 }
 
 impl Handshake {
@@ -26,9 +29,8 @@ impl Handshake {
             AuthType::Md5 => Ok(Method::Password(AuthMethod::Md5)),
             AuthType::ScramSha256 => Ok(Method::Password(AuthMethod::ScramSha256)),
             AuthType::Cert => Ok(Method::Cert { map: None }),
-            AuthType::Any | AuthType::Ldap | AuthType::Pam => {
-                Err(refuse("0A000", "this auth_type is not supported in this version"))
-            }
+            AuthType::Ldap => self.config.ldap.clone().map(Method::Ldap).ok_or_else(super::misconfigured),
+            AuthType::Any | AuthType::Pam => Err(refuse("0A000", "this auth_type is not supported in this version")),
         }
     }
 
@@ -58,7 +60,7 @@ impl Handshake {
                 Report::fatal("28000", "login rejected")
                     .detail(format!("auth_hba_file rejects {}", self.describe(message))),
             )),
-            HbaMethod::Ldap { .. } => Err(refuse("0A000", "method \"ldap\" is not supported in this version")),
+            HbaMethod::Ldap(options) => Ok(Method::Ldap(options.clone())),
         }
     }
 

@@ -3,12 +3,14 @@
 //! - this file: the order of the steps, and the exchange of password messages;
 //! - `account`: what is known of the user, from `auth_file` or by `auth_query`;
 //! - `method`: which proof is asked for, by `auth_type` or a rule of `auth_hba_file`; and proofs without a password;
+//! - `ldap`: a password that an LDAP server judges;
 //! - `query`: how `auth_query` is run.
 //!
 //! Somebody who doesn't get in learns nothing from it: a user who doesn't exist goes through the same exchange as one who
 //! does, with a secret that nothing fits, and every refusal comes at the same time after the client's last word.
 
 mod account;
+mod ldap;
 mod method;
 mod query;
 
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use sluice_wire::auth::{AuthFailure, AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, ScramKeys, Secret};
 use sluice_wire::frame::Frame;
-use sluice_wire::message::Report;
+use sluice_wire::message::{self, Report};
 use sluice_wire::startup::StartupMessage;
 use tokio::time::Instant;
 
@@ -58,7 +60,7 @@ impl Handshake {
         if self.config.settings.auth_type == AuthType::Any {
             return self.any(message, database);
         }
-        let account = self.account(message, database).await?;
+        let mut account = self.account(message, database).await?;
         if !account.known {
             tracing::info!("{} no such user: {}", self.log_prefix(), message.user);
         }
@@ -67,6 +69,11 @@ impl Handshake {
             Method::Password(method) => self.prove_password(method, &account).await?,
             Method::Peer { map } => self.prove_peer(&account, map.as_deref()).await.map(|()| None)?,
             Method::Cert { map } => self.prove_certificate(&account, map.as_deref()).map(|()| None)?,
+            Method::Ldap(options) => {
+                let password = self.prove_ldap(&account.user, &options).await?;
+                account = Account { secret: Secret::Plain(password), known: true, queried: true, user: account.user };
+                None
+            }
         };
         if let Some(database) = database {
             let credentials = &self.app.credentials;
@@ -138,6 +145,21 @@ impl Handshake {
             return self.app.credentials.hash(move || state.on_message(&body)).await;
         }
         state.on_message(&body)
+    }
+
+    /// Asks for a password in clear text, for methods that are not ours to judge.
+    async fn clear_text_password(&mut self) -> Result<String, Refusal> {
+        const CLEARTEXT: [u8; 4] = 3_u32.to_be_bytes();
+        let mut request = Vec::new();
+        message::frame(&mut request, b'R', |out| out.extend_from_slice(&CLEARTEXT));
+        self.send(&request).await?;
+        let body = self.password_message().await?;
+        let password = body.strip_suffix(&[0]).and_then(|password| str::from_utf8(password).ok());
+        match password.filter(|password| !password.contains('\0')) {
+            Some("") => Err(failed(AuthFailure::EmptyPassword)),
+            Some(password) => Ok(password.to_owned()),
+            None => Err(failed(AuthFailure::BadMessage)),
+        }
     }
 
     async fn password_message(&mut self) -> Result<Vec<u8>, Refusal> {
