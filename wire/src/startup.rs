@@ -17,8 +17,10 @@ pub const MAX_PACKET: usize = 10_000;
 pub const PROTOCOL_MAJOR: u16 = 3;
 /// The newest minor protocol version that we speak. 3.2 brought cancel keys longer than 4 bytes.
 pub const NEWEST_MINOR: u16 = 2;
-/// Answer to an SSLRequest or GSSENCRequest that we decline.
+/// Answer to an SSLRequest or GSSENCRequest that is declined.
 pub const ENCRYPTION_REFUSED: u8 = b'N';
+/// Answer to an SSLRequest that is granted: the TLS handshake follows.
+pub const ENCRYPTION_GRANTED: u8 = b'S';
 
 const CODE_CANCEL: u32 = request_code(5678);
 const CODE_SSL: u32 = request_code(5679);
@@ -288,6 +290,11 @@ pub fn startup_message<'a>(minor: u16, params: impl IntoIterator<Item = (&'a str
     }
     body.push(0);
     with_length(&body)
+}
+
+/// Builds an SSLRequest.
+pub fn ssl_request() -> Vec<u8> {
+    with_length(&CODE_SSL.to_be_bytes())
 }
 
 /// Builds a CancelRequest, to be sent alone on a connection of its own.

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use super::scram::{ScramError, ScramKeys, ScramVerifier, encode};
 use super::scram_server::{AwaitClientFinal, AwaitClientFirst};
 use super::secret::{Comparison, Secret, md5_response};
-use super::{SCRAM_MECHANISM, c_string, message, request};
+use super::{SCRAM_MECHANISM, SCRAM_PLUS_MECHANISM, c_string, message, request};
 
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct LoginContext<'a> {
     pub entropy: &'a Entropy,
     /// Iterations of a verifier that is derived or made up for this login (`scram_iterations`).
     pub iterations: u32,
+    /// The channel binding `tls-server-end-point`, where the client has come over TLS: SCRAM is offered with it, too.
+    pub end_point: Option<&'a [u8]>,
 }
 
 /// Why a login failed. Displays as the client may see it; the reason in [`AuthFailure::Sasl`] is for the log.
@@ -160,7 +162,7 @@ impl ClientAuth {
             (AuthMethod::ScramSha256, _) | (AuthMethod::Md5, Some(Secret::Scram(_))) => {
                 let verifier = verifier_for(user, secret, context);
                 let reveals_keys = matches!(secret, Some(Secret::Scram(_)));
-                Ok(start_scram(verifier, reveals_keys, context.entropy))
+                Ok(start_scram(verifier, reveals_keys, context))
             }
             (AuthMethod::Md5, _) => Ok(start_md5(user, secret, context.entropy)),
         }
@@ -172,7 +174,8 @@ impl ClientAuth {
             State::Plain { user, secret } => finish_plain(&user, secret.as_ref(), body),
             State::Md5 { expected } => finish_md5(expected.as_deref(), body),
             State::ScramFirst { exchange, reveals_keys } => {
-                let (reply, exchange) = exchange.on_message(initial_response(body)?).map_err(AuthFailure::Sasl)?;
+                let (bound, data) = initial_response(body, exchange.offers_binding())?;
+                let (reply, exchange) = exchange.on_message(data, bound).map_err(AuthFailure::Sasl)?;
                 let next = State::ScramFinal { exchange, reveals_keys };
                 let send = authentication(request::SASL_CONTINUE, reply.as_bytes());
                 Ok(AuthStep::Continue(send, Self(next)))
@@ -199,10 +202,15 @@ fn start_md5(user: &str, secret: Option<&Secret>, entropy: &Entropy) -> AuthStep
     AuthStep::Continue(authentication(request::MD5, &entropy.md5_salt), ClientAuth(state))
 }
 
-fn start_scram(verifier: ScramVerifier, reveals_keys: bool, entropy: &Entropy) -> AuthStep {
-    let state = State::ScramFirst { exchange: AwaitClientFirst::new(verifier, encode(&entropy.nonce)), reveals_keys };
-    // A list of C strings, closed by an empty one.
-    let mechanisms = format!("{SCRAM_MECHANISM}\0\0");
+fn start_scram(verifier: ScramVerifier, reveals_keys: bool, context: LoginContext<'_>) -> AuthStep {
+    let end_point = context.end_point.map(<[u8]>::to_vec);
+    // A list of C strings, the preferred one first, closed by an empty one.
+    let mechanisms = match end_point {
+        Some(_) => format!("{SCRAM_PLUS_MECHANISM}\0{SCRAM_MECHANISM}\0\0"),
+        None => format!("{SCRAM_MECHANISM}\0\0"),
+    };
+    let exchange = AwaitClientFirst::new(verifier, encode(&context.entropy.nonce), end_point);
+    let state = State::ScramFirst { exchange, reveals_keys };
     AuthStep::Continue(authentication(request::SASL, mechanisms.as_bytes()), ClientAuth(state))
 }
 
@@ -243,18 +251,20 @@ fn password_of(body: &[u8]) -> Result<&[u8], AuthFailure> {
     }
 }
 
-/// The client's first SCRAM message inside a SASLInitialResponse: mechanism, length, data.
-fn initial_response(body: &[u8]) -> Result<&[u8], AuthFailure> {
+/// The client's first SCRAM message inside a SASLInitialResponse: mechanism, length, data. Also says whether the mechanism is
+/// the one with channel binding.
+fn initial_response(body: &[u8], offers_binding: bool) -> Result<(bool, &[u8]), AuthFailure> {
     let end = body.iter().position(|&byte| byte == 0);
     let (mechanism, rest) = body.split_at(end.ok_or(AuthFailure::BadMessage)?);
-    if mechanism != SCRAM_MECHANISM.as_bytes() {
+    let bound = offers_binding && mechanism == SCRAM_PLUS_MECHANISM.as_bytes();
+    if !bound && mechanism != SCRAM_MECHANISM.as_bytes() {
         return Err(AuthFailure::Mechanism);
     }
     let (length, data) = rest[1..].split_first_chunk::<4>().ok_or(AuthFailure::BadMessage)?;
     if usize::try_from(i32::from_be_bytes(*length)) != Ok(data.len()) {
         return Err(AuthFailure::BadMessage);
     }
-    Ok(data)
+    Ok((bound, data))
 }
 
 fn authentication(code: u32, payload: &[u8]) -> Vec<u8> {
@@ -271,7 +281,7 @@ mod tests {
 
     fn begin(method: AuthMethod, secret: Option<&Secret>) -> Result<AuthStep, AuthFailure> {
         let entropy = Entropy { md5_salt: *b"abcd", scram_salt: [5; 16], nonce: [9; 18] };
-        let context = LoginContext { mock_key: &MOCK_KEY, entropy: &entropy, iterations: 4 };
+        let context = LoginContext { mock_key: &MOCK_KEY, entropy: &entropy, iterations: 4, end_point: None };
         ClientAuth::start(method, "ann", secret, context)
     }
 

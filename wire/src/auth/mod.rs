@@ -19,13 +19,18 @@ mod server;
 
 pub use client::{AuthFailure, AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, MockKey};
 pub use scram::{ScramError, ScramKeys, ScramVerifier};
-pub use scram_client::{AwaitServerFinal, AwaitServerFirst, Credentials};
-pub use scram_server::{AwaitClientFinal, AwaitClientFirst, ClientFirst, parse_client_first};
+pub use scram_client::{AwaitServerFinal, AwaitServerFirst, ChannelBinding, Credentials};
+pub use scram_server::{AwaitClientFinal, AwaitClientFirst, BindingFlag, ClientFirst, parse_client_first};
 pub use secret::Secret;
 pub use server::{LoginError, LoginReply, ServerLogin, ServerSecret};
 
-/// The one SASL mechanism that we speak. Channel binding (`-PLUS`) would bind to our own TLS, not the server's.
+/// The SASL mechanism that we speak.
 const SCRAM_MECHANISM: &str = "SCRAM-SHA-256";
+/// The same, bound to the TLS connection around it: nobody in between can pass the exchange on. The binding is the hash of the
+/// TLS server's certificate (`tls-server-end-point`, RFC 5929), the only kind that PostgreSQL has.
+const SCRAM_PLUS_MECHANISM: &str = "SCRAM-SHA-256-PLUS";
+/// How a client announces that binding (RFC 5802, section 7: the beginning of the GS2 header).
+const END_POINT_FLAG: &str = "p=tls-server-end-point";
 
 /// Numbers of the Authentication messages ('R').
 mod request {

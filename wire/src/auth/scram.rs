@@ -19,9 +19,12 @@ pub enum ScramError {
     /// A message does not follow the grammar of RFC 5802; names the part.
     #[error("malformed SCRAM message: {0}")]
     Malformed(&'static str),
-    /// The client insists on channel binding, which was not offered.
-    #[error("SCRAM channel binding is not supported")]
+    /// The client binds the exchange to another channel than ours, in a way that we don't have, or not where it said so.
+    #[error("SCRAM channel binding check failed")]
     ChannelBinding,
+    /// The client could bind, and has seen no offer, though we made one: somebody took it out on the way.
+    #[error("SCRAM channel binding negotiation error")]
+    Downgrade,
     /// The client wants to act as somebody else.
     #[error("SCRAM authorization identity is not supported")]
     AuthorizationIdentity,

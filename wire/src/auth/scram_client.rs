@@ -5,15 +5,44 @@ use std::str;
 
 use subtle::ConstantTimeEq;
 
+use super::END_POINT_FLAG;
 use super::scram::{
     ScramError, ScramKeys, decode, decode_key, encode, hmac, is_nonce, parse_iterations, sha256, take_attribute, xor,
 };
 
 /// Most iterations that a server may ask of us: about a second of work. PostgreSQL's default is 4096.
 const MAX_ITERATIONS: u32 = 1_000_000;
-/// The header for "no channel binding, no authorization identity", and its base64 form.
-const GS2_HEADER: &str = "n,,";
-const GS2_HEADER_BASE64: &str = "biws";
+
+/// What we know of the channel between us and the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// No TLS, or a certificate that has no hash of its own.
+    Impossible,
+    /// We could bind, and the server has not offered it. If it has, this lets it notice that somebody is in between.
+    NotOffered,
+    /// Bound to the server's certificate, whose hash this is.
+    EndPoint(Vec<u8>),
+}
+
+impl ChannelBinding {
+    /// The GS2 header, without an authorization identity.
+    fn header(&self) -> String {
+        match self {
+            Self::Impossible => "n,,".to_owned(),
+            Self::NotOffered => "y,,".to_owned(),
+            Self::EndPoint(_) => format!("{END_POINT_FLAG},,"),
+        }
+    }
+
+    /// What the final message repeats of it: the header, and the binding itself.
+    fn proof(&self) -> String {
+        let mut bytes = self.header().into_bytes();
+        if let Self::EndPoint(hash) = self {
+            bytes.extend_from_slice(hash);
+        }
+        encode(&bytes)
+    }
+}
 
 /// What we log in with.
 #[derive(Clone)]
@@ -46,6 +75,7 @@ pub struct AwaitServerFirst {
     credentials: Credentials,
     nonce: String,
     bare: String,
+    binding: ChannelBinding,
 }
 
 /// Waits for the server-final message.
@@ -58,14 +88,14 @@ impl AwaitServerFirst {
     /// Begins an exchange; returns the client-first message. `nonce` is printable ASCII without commas.
     ///
     /// The user name in the message stays empty: PostgreSQL takes the one of the start-up message.
-    pub fn start(credentials: Credentials, nonce: String) -> (String, Self) {
-        Self::start_as("", credentials, nonce)
+    pub fn start(credentials: Credentials, nonce: String, binding: ChannelBinding) -> (String, Self) {
+        Self::start_as("", credentials, nonce, binding)
     }
 
-    fn start_as(user: &str, credentials: Credentials, nonce: String) -> (String, Self) {
+    fn start_as(user: &str, credentials: Credentials, nonce: String, binding: ChannelBinding) -> (String, Self) {
         let bare = format!("n={user},r={nonce}");
-        let state = Self { credentials, nonce, bare };
-        (format!("{GS2_HEADER}{}", state.bare), state)
+        let first = format!("{}{bare}", binding.header());
+        (first, Self { credentials, nonce, bare, binding })
     }
 
     /// Takes the server-first message; returns the client-final message and the next state.
@@ -85,7 +115,7 @@ impl AwaitServerFirst {
             _ => return Err(ScramError::Nonce),
         }
         let keys = self.credentials.keys(&salt, iterations)?;
-        let without_proof = format!("c={GS2_HEADER_BASE64},r={nonce}");
+        let without_proof = format!("c={},r={nonce}", self.binding.proof());
         let signed = format!("{},{text},{without_proof}", self.bare);
         let signature = hmac(&sha256(&keys.client_key), &[signed.as_bytes()]);
         let proof = encode(&xor(&keys.client_key, &signature));
@@ -114,8 +144,12 @@ mod tests {
     const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
 
     fn begin() -> AwaitServerFirst {
-        let (first, state) =
-            AwaitServerFirst::start_as("user", Credentials::Password("pencil".into()), "rOprNGfwEbeRWgbNEkqO".into());
+        let (first, state) = AwaitServerFirst::start_as(
+            "user",
+            Credentials::Password("pencil".into()),
+            "rOprNGfwEbeRWgbNEkqO".into(),
+            ChannelBinding::Impossible,
+        );
         assert_eq!(first, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         state
     }
@@ -166,8 +200,20 @@ mod tests {
 
     /// Runs an exchange between our two ends; the keys that the server's end learned.
     fn both_ends(credentials: Credentials, verifier: ScramVerifier) -> Result<ScramKeys, ScramError> {
-        let (first, client) = AwaitServerFirst::start(credentials, "client".into());
-        let (reply, server) = AwaitClientFirst::new(verifier, "server".into()).on_message(first.as_bytes())?;
+        both_bound_ends(credentials, verifier, ChannelBinding::Impossible, None)
+    }
+
+    /// As [`both_ends`]; `offered` is the binding of the server's end.
+    fn both_bound_ends(
+        credentials: Credentials,
+        verifier: ScramVerifier,
+        binding: ChannelBinding,
+        offered: Option<&[u8]>,
+    ) -> Result<ScramKeys, ScramError> {
+        let bound = matches!(binding, ChannelBinding::EndPoint(_));
+        let (first, client) = AwaitServerFirst::start(credentials, "client".into(), binding);
+        let server = AwaitClientFirst::new(verifier, "server".into(), offered.map(<[u8]>::to_vec));
+        let (reply, server) = server.on_message(first.as_bytes(), bound)?;
         let (last, client) = client.on_message(reply.as_bytes())?;
         let (reply, keys) = server.on_message(last.as_bytes())?;
         client.on_message(reply.as_bytes())?;
@@ -184,6 +230,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn both_ends_have_to_see_the_same_channel() {
+        let verifier = ScramVerifier::derive(b"secret", b"salt", 10);
+        let run = |binding, offered| {
+            let password = Credentials::Password("secret".into());
+            both_bound_ends(password, verifier.clone(), binding, offered).map(drop)
+        };
+        let end_point = || ChannelBinding::EndPoint(b"hash".to_vec());
+        assert_eq!(run(end_point(), Some(b"hash")), Ok(()));
+        assert_eq!(run(end_point(), Some(b"hush")), Err(ScramError::ChannelBinding));
+        assert_eq!(run(end_point(), None), Err(ScramError::ChannelBinding));
+        assert_eq!(run(ChannelBinding::NotOffered, None), Ok(()));
+        assert_eq!(run(ChannelBinding::NotOffered, Some(b"hash")), Err(ScramError::Downgrade));
+        assert_eq!(run(ChannelBinding::Impossible, Some(b"hash")), Ok(()));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -197,7 +259,7 @@ mod tests {
 
         #[test]
         fn arbitrary_messages_never_panic(text in "r=a[a-z]{0,3}(,s=[A-Z=]{0,8})?(,i=[0-9]{0,3})?.{0,8}") {
-            let (_, state) = AwaitServerFirst::start(Credentials::Password("p".into()), "a".into());
+            let (_, state) = AwaitServerFirst::start(Credentials::Password("p".into()), "a".into(), ChannelBinding::Impossible);
             let _ = state.on_message(text.as_bytes());
         }
     }

@@ -1,19 +1,33 @@
 //! The server's end of a SCRAM-SHA-256 exchange: a client proves to us that it knows the password.
 //!
-//! client-first → server-first → client-final → server-final, without channel binding and without authorization
-//! identity. The user name inside the messages is ignored, as in PostgreSQL: the start-up message has named the user.
+//! client-first → server-first → client-final → server-final, with the channel binding `tls-server-end-point` where there
+//! is TLS, and without authorization identity. The user name inside the messages is ignored, as in PostgreSQL: the start-up message has named the user.
 
 use std::str;
 
 use subtle::ConstantTimeEq;
 
+use super::END_POINT_FLAG;
 use super::scram::{
     ScramError, ScramKeys, ScramVerifier, decode_key, encode, hmac, is_nonce, sha256, take_attribute, xor,
 };
 
+/// What a client says of channel binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BindingFlag {
+    /// It can't, or won't.
+    No,
+    /// It could, and believes that we can't.
+    NotOffered,
+    /// It binds to the certificate of our end.
+    EndPoint,
+}
+
 /// The parts of a client-first message that the exchange needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFirst<'a> {
+    /// The flag at the header's beginning.
+    pub binding: BindingFlag,
     /// The header before the bare message; the client repeats it in its final message.
     pub gs2_header: &'a str,
     /// The message without that header; part of what is signed.
@@ -28,11 +42,13 @@ pub fn parse_client_first(data: &[u8]) -> Result<ClientFirst<'_>, ScramError> {
     let malformed = ScramError::Malformed("client-first-message");
     let (flag, rest) = text.split_once(',').ok_or(malformed)?;
     let (identity, bare) = rest.split_once(',').ok_or(malformed)?;
-    match flag {
-        "n" | "y" => {}
+    let binding = match flag {
+        "n" => BindingFlag::No,
+        "y" => BindingFlag::NotOffered,
+        END_POINT_FLAG => BindingFlag::EndPoint,
         _ if flag.starts_with("p=") => return Err(ScramError::ChannelBinding),
         _ => return Err(malformed),
-    }
+    };
     if !identity.is_empty() {
         return Err(ScramError::AuthorizationIdentity);
     }
@@ -43,7 +59,7 @@ pub fn parse_client_first(data: &[u8]) -> Result<ClientFirst<'_>, ScramError> {
         return Err(malformed);
     }
     let gs2_header = &text[..text.len() - bare.len()];
-    Ok(ClientFirst { gs2_header, bare, nonce })
+    Ok(ClientFirst { binding, gs2_header, bare, nonce })
 }
 
 /// Waits for the client-first message.
@@ -51,6 +67,7 @@ pub fn parse_client_first(data: &[u8]) -> Result<ClientFirst<'_>, ScramError> {
 pub struct AwaitClientFirst {
     verifier: ScramVerifier,
     nonce: String,
+    end_point: Option<Vec<u8>>,
 }
 
 /// Waits for the client-final message.
@@ -64,19 +81,33 @@ pub struct AwaitClientFinal {
 }
 
 impl AwaitClientFirst {
-    /// Begins an exchange. `nonce` is our half of it: printable ASCII without commas.
-    pub fn new(verifier: ScramVerifier, nonce: String) -> Self {
-        Self { verifier, nonce }
+    /// Begins an exchange. `nonce` is our half of it: printable ASCII without commas. `end_point`: the channel binding, if
+    /// one was offered.
+    pub fn new(verifier: ScramVerifier, nonce: String, end_point: Option<Vec<u8>>) -> Self {
+        Self { verifier, nonce, end_point }
     }
 
-    /// Takes the client-first message; returns the server-first message and the next state.
-    pub fn on_message(self, data: &[u8]) -> Result<(String, AwaitClientFinal), ScramError> {
+    /// Whether the client may choose the mechanism with channel binding.
+    pub fn offers_binding(&self) -> bool {
+        self.end_point.is_some()
+    }
+
+    /// Takes the client-first message; returns the server-first message and the next state. `bound`: the client has chosen
+    /// the mechanism with channel binding.
+    pub fn on_message(self, data: &[u8], bound: bool) -> Result<(String, AwaitClientFinal), ScramError> {
         let first = parse_client_first(data)?;
+        let mut channel_binding = first.gs2_header.as_bytes().to_vec();
+        match (first.binding, bound, &self.end_point) {
+            (BindingFlag::EndPoint, true, Some(hash)) => channel_binding.extend_from_slice(hash),
+            (BindingFlag::NotOffered, false, Some(_)) => return Err(ScramError::Downgrade),
+            (BindingFlag::No | BindingFlag::NotOffered, false, _) => {}
+            _ => return Err(ScramError::ChannelBinding),
+        }
         let nonce = format!("{}{}", first.nonce, self.nonce);
         let salt = encode(&self.verifier.salt);
         let reply = format!("r={nonce},s={salt},i={}", self.verifier.iterations);
         let next = AwaitClientFinal {
-            channel_binding: encode(first.gs2_header.as_bytes()),
+            channel_binding: encode(&channel_binding),
             signed: format!("{},{reply},", first.bare),
             verifier: self.verifier,
             nonce,
@@ -137,7 +168,8 @@ mod tests {
     fn exchange() -> AwaitClientFinal {
         let salt = decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let verifier = ScramVerifier::derive(b"pencil", &salt, 4096);
-        let (reply, next) = AwaitClientFirst::new(verifier, SERVER_NONCE.into()).on_message(CLIENT_FIRST).unwrap();
+        let (reply, next) =
+            AwaitClientFirst::new(verifier, SERVER_NONCE.into(), None).on_message(CLIENT_FIRST, false).unwrap();
         assert_eq!(reply, "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
         next
     }
@@ -169,10 +201,30 @@ mod tests {
     }
 
     #[test]
+    fn the_flag_has_to_fit_the_mechanism() {
+        let begin = |message: &[u8], bound, end_point: Option<&[u8]>| {
+            let verifier = ScramVerifier::derive(b"pencil", b"salt", 1);
+            let first = AwaitClientFirst::new(verifier, "b".into(), end_point.map(<[u8]>::to_vec));
+            first.on_message(message, bound).map(drop)
+        };
+        let hash = Some(&b"hash"[..]);
+        assert_eq!(begin(b"p=tls-server-end-point,,n=,r=a", true, hash), Ok(()));
+        for (message, bound, end_point) in [
+            (&b"n,,n=,r=a"[..], true, hash),
+            (b"y,,n=,r=a", true, hash),
+            (b"p=tls-server-end-point,,n=,r=a", false, hash),
+            (b"p=tls-server-end-point,,n=,r=a", true, None),
+        ] {
+            assert_eq!(begin(message, bound, end_point), Err(ScramError::ChannelBinding), "{message:?}");
+        }
+        assert_eq!(begin(b"y,,n=,r=a", false, hash), Err(ScramError::Downgrade));
+    }
+
+    #[test]
     fn unsupported_and_broken_first_messages_are_refused() {
         let malformed = ScramError::Malformed("client-first-message");
         for (message, error) in [
-            (&b"p=tls-server-end-point,,n=,r=a"[..], ScramError::ChannelBinding),
+            (&b"p=tls-unique,,n=,r=a"[..], ScramError::ChannelBinding),
             (b"n,a=root,n=,r=a", ScramError::AuthorizationIdentity),
             (b"x,,n=,r=a", malformed),
             (b"n,,m=x,n=,r=a", malformed),
@@ -198,7 +250,7 @@ mod tests {
         #[test]
         fn arbitrary_final_messages_are_refused(text in "(c=biws,)?(r=[a-z]{0,9},)?.{0,40}(p=[A-Za-z0-9+/]{43}=)?") {
             let verifier = ScramVerifier::mock(&[0; 32], "u", 1);
-            let (_, next) = AwaitClientFirst::new(verifier, "b".into()).on_message(b"n,,n=,r=a").unwrap();
+            let (_, next) = AwaitClientFirst::new(verifier, "b".into(), None).on_message(b"n,,n=,r=a", false).unwrap();
             prop_assert!(next.on_message(text.as_bytes()).is_err());
         }
     }

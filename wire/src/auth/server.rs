@@ -7,9 +7,9 @@
 use std::fmt;
 
 use super::scram::{ScramError, ScramKeys, encode};
-use super::scram_client::{AwaitServerFinal, AwaitServerFirst, Credentials};
+use super::scram_client::{AwaitServerFinal, AwaitServerFirst, ChannelBinding, Credentials};
 use super::secret::{Secret, md5_hex, md5_response};
-use super::{Entropy, SCRAM_MECHANISM, message, request};
+use super::{Entropy, SCRAM_MECHANISM, SCRAM_PLUS_MECHANISM, message, request};
 
 /// What we have for logging in as one user.
 #[derive(Clone, PartialEq, Eq)]
@@ -91,6 +91,7 @@ pub struct ServerLogin {
     user: String,
     secret: ServerSecret,
     nonce: [u8; 18],
+    end_point: Option<Vec<u8>>,
     state: State,
 }
 
@@ -109,7 +110,13 @@ enum State {
 impl ServerLogin {
     /// Prepares to log in as `user`.
     pub fn new(user: &str, secret: ServerSecret, entropy: &Entropy) -> Self {
-        Self { user: user.to_owned(), secret, nonce: entropy.nonce, state: State::Initial }
+        Self { user: user.to_owned(), secret, nonce: entropy.nonce, end_point: None, state: State::Initial }
+    }
+
+    /// Binds a SCRAM exchange to the server's certificate, by its hash (`tls-server-end-point`), if the server offers that.
+    pub fn bound_to(mut self, end_point: Option<Vec<u8>>) -> Self {
+        self.end_point = end_point;
+        self
     }
 
     /// Takes the body of an Authentication message ('R').
@@ -161,8 +168,13 @@ impl ServerLogin {
     }
 
     fn begin_scram(&mut self, payload: &[u8]) -> Result<LoginReply, LoginError> {
-        let mut mechanisms = payload.split(|&byte| byte == 0);
-        if !mechanisms.any(|name| name == SCRAM_MECHANISM.as_bytes()) {
+        let offers = |mechanism: &str| payload.split(|&byte| byte == 0).any(|name| name == mechanism.as_bytes());
+        let (mechanism, binding) = match self.end_point.take() {
+            Some(hash) if offers(SCRAM_PLUS_MECHANISM) => (SCRAM_PLUS_MECHANISM, ChannelBinding::EndPoint(hash)),
+            Some(_) => (SCRAM_MECHANISM, ChannelBinding::NotOffered),
+            None => (SCRAM_MECHANISM, ChannelBinding::Impossible),
+        };
+        if !offers(mechanism) {
             return Err(LoginError::UnsupportedMechanism);
         }
         let credentials = match &self.secret {
@@ -170,10 +182,10 @@ impl ServerLogin {
             ServerSecret::ScramKeys(keys) => Credentials::Keys(keys.clone()),
             other => return Err(self.unusable(other)),
         };
-        let (first, exchange) = AwaitServerFirst::start(credentials, encode(&self.nonce));
+        let (first, exchange) = AwaitServerFirst::start(credentials, encode(&self.nonce), binding);
         self.state = State::ScramFirst(exchange);
         let length = (first.len() as u32).to_be_bytes();
-        Ok(LoginReply::Send(password_message(&[SCRAM_MECHANISM.as_bytes(), b"\0", &length, first.as_bytes()])))
+        Ok(LoginReply::Send(password_message(&[mechanism.as_bytes(), b"\0", &length, first.as_bytes()])))
     }
 
     fn unusable(&self, secret: &ServerSecret) -> LoginError {
@@ -227,13 +239,22 @@ mod tests {
 
     /// A whole login, our two ends against each other; keys of the client's end if it succeeds.
     fn both_ends(method: AuthMethod, stored: &Secret, ours: ServerSecret) -> Result<Option<ScramKeys>, String> {
-        let mut login = login(ours);
+        both_bound_ends(method, stored, login(ours), None)
+    }
+
+    /// As [`both_ends`]; `offered` is the channel binding of the end that asks.
+    fn both_bound_ends(
+        method: AuthMethod,
+        stored: &Secret,
+        mut login: ServerLogin,
+        offered: Option<&[u8]>,
+    ) -> Result<Option<ScramKeys>, String> {
         let key = [3; 32];
         let mut step = ClientAuth::start(
             method,
             "ann",
             Some(stored),
-            LoginContext { mock_key: &key, entropy: &entropy(), iterations: 4 },
+            LoginContext { mock_key: &key, entropy: &entropy(), iterations: 4, end_point: offered },
         );
         loop {
             match step.map_err(|failure| failure.to_string())? {
@@ -287,6 +308,20 @@ mod tests {
             let result = both_ends(method, stored, ours).map(|_| ());
             assert_eq!(result, expected.map_err(str::to_owned), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_login_is_bound_where_both_ends_can() {
+        let stored = Secret::Plain("pencil".into());
+        let run = |ours: Option<&[u8]>, offered: Option<&[u8]>| {
+            let login = login(plain("pencil")).bound_to(ours.map(<[u8]>::to_vec));
+            both_bound_ends(AuthMethod::ScramSha256, &stored, login, offered).map(drop)
+        };
+        for (ours, offered) in [(None, None), (Some("a"), None), (None, Some("a")), (Some("a"), Some("a"))] {
+            assert_eq!(run(ours.map(str::as_bytes), offered.map(str::as_bytes)), Ok(()), "{ours:?} {offered:?}");
+        }
+        // Somebody in between, with a certificate of his own.
+        assert_eq!(run(Some(b"a"), Some(b"b")), Err("SASL authentication failed".to_owned()));
     }
 
     #[test]

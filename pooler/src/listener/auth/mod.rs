@@ -121,7 +121,8 @@ impl Handshake {
         };
         let secret = (account.known || method != AuthMethod::Trust).then_some(secret);
         let entropy = Entropy::random();
-        let context = LoginContext { mock_key: &self.app.credentials.mock_key, entropy: &entropy, iterations };
+        let context =
+            LoginContext { mock_key: &self.app.credentials.mock_key, entropy: &entropy, iterations, end_point: None };
         let mut step = ClientAuth::start(method, &account.user, secret.as_ref(), context).map_err(failed)?;
         // Only a clear-text password has to be hashed here; in the other methods that is the client's work.
         let is_costly = method == AuthMethod::Plain;
