@@ -18,6 +18,7 @@ use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{CONSOLE, Config, ConfigError, Database, PoolMode};
 use crate::credentials::Credentials;
 use crate::logging::Log;
+use crate::net::tls::{TlsError, TlsSetup};
 use crate::net::{Address, Listening, TcpOptions};
 use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
@@ -39,6 +40,8 @@ pub enum AppError {
     Config(#[from] ConfigError),
     #[error("database \"{database}\": {source}")]
     Catalog { database: String, source: CatalogError },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// How to shut down.
@@ -57,6 +60,7 @@ pub enum ShutdownMode {
 /// A running pooler.
 pub struct App {
     config: RwLock<Arc<Config>>,
+    tls: RwLock<TlsSetup>,
     pub registry: Arc<Registry>,
     pub pools: Arc<Pools>,
     pub shared: Arc<Shared>,
@@ -87,8 +91,10 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         statements: StatementTable::default(),
         catalogs: Catalogs::default(),
     };
+    let tls = TlsSetup::load(&config.settings)?;
     let app = Arc::new(App {
         config: RwLock::new(Arc::new(config)),
+        tls: RwLock::new(tls),
         registry,
         pools,
         shared: Arc::new(shared),
@@ -116,6 +122,11 @@ pub fn own_uid() -> u32 {
 impl App {
     pub fn config(&self) -> Arc<Config> {
         self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What new connections use.
+    pub fn tls(&self) -> TlsSetup {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn is_disabled(&self, database: &str) -> bool {
@@ -277,10 +288,11 @@ impl App {
             connect_query: database.connect_query.clone(),
             timeout: if timeout.is_zero() { FOREVER } else { timeout },
             tcp: tcp_options(config),
+            tls: self.tls().server,
         }
     }
 
-    /// RELOAD: reads the file again; nothing changes if it has a mistake.
+    /// RELOAD: reads the file again; nothing changes if it has a mistake. If TLS can't be set up anew, all else does.
     pub async fn reload(self: &Arc<Self>) -> Result<(), AppError> {
         let config = self.config().reload()?;
         self.put_config(config).await
@@ -303,12 +315,19 @@ impl App {
         let config = self.config();
         self.pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
         self.reopen_log(&config);
+        let tls = self.reload_tls(&config);
         for name in old.databases.keys().filter(|name| !config.databases.contains_key(*name) && config.autodb.is_none())
         {
             self.remove_database(name);
         }
         self.update_pools(&config);
         self.changed.notify_waiters();
+        Ok(tls?)
+    }
+
+    fn reload_tls(&self, config: &Config) -> Result<(), TlsError> {
+        let new = self.tls().reload(&config.settings)?;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use atomic_waker::AtomicWaker;
 use sluice_wire::startup::CancelKey;
 
+use crate::net::tls::{ServerTls, TlsInfo};
 use crate::net::{Address, Peer};
 
 /// The states of SHOW CLIENTS.
@@ -82,12 +83,13 @@ impl Eviction {
     }
 }
 
-/// What many clients have in common: one value for all that came with the same names.
+/// What many clients have in common: one value for all that came with the same names, and the same kind of TLS.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Names {
     pub user: String,
     pub database: String,
     pub application_name: String,
+    pub tls: Option<TlsInfo>,
 }
 
 /// Both ends of a client's connection, in as little room as the usual kinds need.
@@ -147,6 +149,10 @@ impl ClientEntry {
 
     pub fn application_name(&self) -> &str {
         &self.names.application_name
+    }
+
+    pub fn tls(&self) -> Option<TlsInfo> {
+        self.names.tls
     }
 
     pub fn peer(&self) -> Peer {
@@ -319,6 +325,9 @@ pub struct ServerEntry {
     pub address: Address,
     pub peer: Peer,
     pub local: Option<std::net::SocketAddr>,
+    pub tls: Option<TlsInfo>,
+    /// For cancel requests, which take the same way.
+    pub tls_setup: Arc<ServerTls>,
     pub key: CancelKey,
     pub connected_at: SystemTime,
     /// The client that has it; 0 = idle.

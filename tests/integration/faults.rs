@@ -388,7 +388,7 @@ fn garbage_from_a_server_during_login_reaches_the_client_as_an_error() {
     ];
     for answer in answers {
         let port = fake_server(answer);
-        let settings = ["client_login_timeout = 3", "server_connect_timeout = 1"];
+        let settings = ["client_login_timeout = 3", "server_connect_timeout = 1", NO_TLS];
         let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &settings);
         let mut client = Client::open(&sluice.address());
         client.start(&Login::default());
@@ -397,6 +397,9 @@ fn garbage_from_a_server_during_login_reaches_the_client_as_an_error() {
         assert!(sluice.is_alive());
     }
 }
+
+/// These servers know nothing of TLS, not even how to decline it.
+const NO_TLS: &str = "server_tls_sslmode = disable";
 
 /// A server's side of a login that asks for nothing.
 const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
@@ -427,7 +430,7 @@ fn a_begin_that_fails_takes_the_statement_behind_it_along() {
     // its client asked for: the client must not be told that all is well.
     let port =
         server_that_answers(b"E\0\0\0\x1dSERROR\0C25000\0Mno BEGIN\0\0Z\0\0\0\x05IC\0\0\0\x0fINSERT 0 1\0Z\0\0\0\x05I");
-    let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &["pool_mode = transaction"]);
+    let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &["pool_mode = transaction", NO_TLS]);
     let mut client = sluice.client();
     client.ok("BEGIN");
     client.send_query("INSERT INTO t VALUES (1)");
@@ -441,7 +444,7 @@ fn a_begin_that_fails_takes_the_statement_behind_it_along() {
 #[test]
 fn garbage_from_a_server_after_login_ends_the_session() {
     let port = server_that_answers(b"C\0\0\0\x01what is this?");
-    let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &[]);
+    let mut sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &[NO_TLS]);
     let mut client = sluice.client();
     client.send_query("SELECT 1");
     let said = ends(&mut client);

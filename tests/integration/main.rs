@@ -1,5 +1,5 @@
 //! The built program against real PostgreSQL servers and real clients: pooling, session state, prepared statements, COPY,
-//! cancelling, authentication, faults and drivers. One binary, so that it is linked once.
+//! cancelling, authentication, TLS, faults and drivers. One binary, so that it is linked once.
 //!
 //! Every test starts what it needs and shares nothing, so they run in any order and at the same time. Each has a deadline:
 //! the client's reads fail after [`support::DEADLINE`].
@@ -25,3 +25,4 @@ mod settings;
 mod state;
 mod support;
 mod timeouts;
+mod tls;

@@ -6,6 +6,7 @@
 //!
 //! - `settings`: section `[pgbouncer]`, one row per setting;
 //! - `databases`, `users`: the other sections, whose values are `conninfo` strings;
+//! - `tls`: the values of its `*_tls_*` settings;
 //! - `auth_file`: users and their secrets;
 //! - `hba`: rules and user name maps for `auth_type = hba`;
 //! - `ldap`: options of LDAP authentication;
@@ -20,6 +21,7 @@ mod hba;
 mod ini;
 mod ldap;
 mod settings;
+mod tls;
 mod users;
 mod values;
 
@@ -35,6 +37,7 @@ pub use error::{ConfigError, Place};
 pub use hba::{Applicant, Hba, HbaMethod, IdentMaps, Rule};
 pub use ldap::{LdapBind, LdapOptions};
 pub use settings::{ConfigRow, Settings};
+pub use tls::{CipherList, Curves, Suites13, TlsVersions, openssl_name};
 pub use users::{Peer, UserSettings};
 pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode};
 

@@ -2,12 +2,13 @@
 //! RELOAD, SET and SHOW CONFIG. Rows stand in the order of PgBouncer's SHOW CONFIG.
 //!
 //! A row also says how much of the setting this version can do. What it cannot do is refused when a file asks for it,
-//! never ignored; a value that changes nothing (a TLS cipher list while TLS is off) passes.
+//! never ignored.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::ConfigError;
+use super::tls::{CipherList, Curves, DhParams, Suites13, TlsVersions};
 use super::values::{AuthType, FileMode, List, PoolMode, SslMode, SyslogFacility, Value};
 
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
@@ -102,7 +103,7 @@ settings! {
     /// Query for a user's secret.
     auth_query: String = Some(AUTH_QUERY), Reload, Full;
     /// How clients are authenticated.
-    auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "hba", "ldap", "scram-sha-256"]);
+    auth_type: AuthType = Some("md5"), Reload, Only(&["any", "trust", "plain", "md5", "cert", "hba", "ldap", "scram-sha-256"]);
     /// User that runs `auth_query`.
     auth_user: Option<String> = None, Reload, Full;
     /// Forget an unused entry made from `*` after this long; 0 never.
@@ -114,23 +115,23 @@ settings! {
     /// Drop a client that has not logged in by then; 0 never.
     client_login_timeout: Duration = Some("60"), Reload, Full;
     /// TLS 1.3 cipher suites for clients.
-    client_tls13_ciphers: Option<String> = None, Reload, Full;
+    client_tls13_ciphers: Option<Suites13> = None, Reload, Full;
     /// Authority for client certificates.
     client_tls_ca_file: PathBuf = Some(""), Reload, Full;
     /// Certificate shown to clients.
     client_tls_cert_file: PathBuf = Some(""), Reload, Full;
     /// Ciphers up to TLS 1.2 for clients.
-    client_tls_ciphers: String = Some("default"), Reload, Full;
+    client_tls_ciphers: CipherList = Some("default"), Reload, Full;
     /// Diffie-Hellman parameters for clients.
-    client_tls_dheparams: String = Some("auto"), Reload, Full;
+    client_tls_dheparams: DhParams = Some("auto"), Reload, Full;
     /// Elliptic curve for clients.
-    client_tls_ecdhcurve: String = Some("auto"), Reload, Full;
+    client_tls_ecdhcurve: Curves = Some("auto"), Reload, Full;
     /// Private key of the certificate shown to clients.
     client_tls_key_file: PathBuf = Some(""), Reload, Full;
     /// TLS versions for clients.
-    client_tls_protocols: String = Some("secure"), Reload, Full;
+    client_tls_protocols: TlsVersions = Some("secure"), Reload, Full;
     /// Whether clients use TLS.
-    client_tls_sslmode: SslMode = Some("disable"), Reload, DefaultOnly;
+    client_tls_sslmode: SslMode = Some("disable"), Reload, Full;
     /// The file that the next reload reads; set from the command line.
     conffile: PathBuf = None, Reload, Full;
     /// Servers per pool; 0 is no limit.
@@ -230,19 +231,19 @@ settings! {
     /// Hand out the longest-idle server first, not the latest used.
     server_round_robin: bool = Some("0"), Reload, Full;
     /// TLS 1.3 cipher suites for servers.
-    server_tls13_ciphers: Option<String> = None, Reload, Full;
+    server_tls13_ciphers: Option<Suites13> = None, Reload, Full;
     /// Authority for server certificates.
     server_tls_ca_file: PathBuf = Some(""), Reload, Full;
     /// Certificate shown to servers.
     server_tls_cert_file: PathBuf = Some(""), Reload, Full;
     /// Ciphers up to TLS 1.2 for servers.
-    server_tls_ciphers: String = Some("default"), Reload, Full;
+    server_tls_ciphers: CipherList = Some("default"), Reload, Full;
     /// Private key of the certificate shown to servers.
     server_tls_key_file: PathBuf = Some(""), Reload, Full;
     /// TLS versions for servers.
-    server_tls_protocols: String = Some("secure"), Reload, Full;
+    server_tls_protocols: TlsVersions = Some("secure"), Reload, Full;
     /// Whether server connections use TLS.
-    server_tls_sslmode: SslMode = Some("prefer"), Reload, Only(&["disable", "allow", "prefer"]);
+    server_tls_sslmode: SslMode = Some("prefer"), Reload, Full;
     /// Let several processes listen on one port.
     so_reuseport: bool = Some("0"), Start, Full;
     /// Seconds between two averages.
@@ -494,19 +495,9 @@ next start on. What isn't supported is an error with file and line.
     fn what_this_version_cannot_do_is_refused() {
         for (key, text, expected) in [
             (
-                "client_tls_sslmode",
-                "Require",
-                "\"client_tls_sslmode\" = \"require\" is not supported in this version (use one of: disable)",
-            ),
-            (
-                "server_tls_sslmode",
-                "verify-full",
-                "\"server_tls_sslmode\" = \"verify-full\" is not supported in this version (use one of: disable, allow, prefer)",
-            ),
-            (
                 "auth_type",
                 "pam",
-                "\"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, hba, ldap, scram-sha-256)",
+                "\"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, cert, hba, ldap, scram-sha-256)",
             ),
             ("peer_id", "7", "\"peer_id\" = \"7\" is not supported in this version (use one of: 0)"),
             ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),

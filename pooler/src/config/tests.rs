@@ -85,7 +85,7 @@ fn mistakes_name_file_and_line() {
         ),
         (
             "[pgbouncer]\nauth_type = pam",
-            "sluice.ini:2: \"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, hba, ldap, scram-sha-256)",
+            "sluice.ini:2: \"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, cert, hba, ldap, scram-sha-256)",
         ),
         (
             "[pgbouncer]\n[databases]\npgbouncer = host=x",
@@ -153,9 +153,9 @@ fn set_changes_one_setting() {
         ("nonsense", "1", "unknown setting \"nonsense\""),
         ("verbose", "x", "bad value \"x\" for \"verbose\": must be a whole number from 0 to 4294967295"),
         (
-            "client_tls_sslmode",
-            "allow",
-            "\"client_tls_sslmode\" = \"allow\" is not supported in this version (use one of: disable)",
+            "client_tls_protocols",
+            "tlsv1.1",
+            "bad value \"tlsv1.1\" for \"client_tls_protocols\": TLS 1.0 and 1.1 are not supported: use secure, tlsv1.2 or tlsv1.3",
         ),
         ("auth_dbname", "pgbouncer", "cannot use the reserved \"pgbouncer\" database as an auth_dbname"),
     ] {

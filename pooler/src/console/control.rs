@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_wire::message::Report;
 
-use super::answer::Answer;
+use super::answer::{Answer, Notice};
 use super::grant::AdminGrant;
 use super::parse::{error, unsupported};
 use crate::app::{App, AppError, ShutdownMode};
@@ -90,7 +90,12 @@ async fn until(come: impl Fn() -> bool) {
 async fn set(app: &Arc<App>, key: &str, value: &str) -> Result<Answer, Report> {
     match app.set(key, value).await {
         Ok(()) => Ok(Answer::done(format!("SET {key}={value}"))),
-        Err(AppError::Config(reason)) => Err(error("SET failed").detail(reason.to_string())),
+        Err(AppError::Tls(reason)) => {
+            tracing::error!("{reason}");
+            let message = "TLS settings could not be applied, still using old configuration";
+            let notice = Notice { message, detail: reason.to_string() };
+            Ok(Answer::Done { tag: format!("SET {key}={value}"), notice: Some(notice) })
+        }
         Err(reason) => Err(error("SET failed").detail(reason.to_string())),
     }
 }
@@ -100,8 +105,12 @@ async fn reload(app: &Arc<App>) -> Result<Answer, Report> {
         Ok(()) => Ok(Answer::done("RELOAD")),
         Err(reason) => {
             tracing::error!("{reason}");
+            let hint = match reason {
+                AppError::Tls(_) => "TLS is as it was, all else has been reloaded",
+                _ => "nothing has changed",
+            };
             let text = "RELOAD failed, see logs for additional details";
-            Err(Report::error("F0000", text).detail(reason.to_string()).hint("nothing has changed"))
+            Err(Report::error("F0000", text).detail(reason.to_string()).hint(hint))
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::parameters::startup_value;
 use crate::app::App;
 use crate::config::{AuthType, CONSOLE, Config, Database};
+use crate::net::tls::{ClientTls, PeerNames};
 use crate::net::{Io, Peer};
 use crate::pool::{CheckoutError, Welcome};
 use crate::registry::{ClientEntry, ClientHandle, Names, NewClient, SocketGuard};
@@ -50,6 +51,7 @@ impl ConsoleParts {
 pub(super) struct Handshake {
     pub(super) app: Arc<App>,
     pub(super) config: Arc<Config>,
+    pub(super) tls: Arc<ClientTls>,
     pub(super) io: Io,
     pub(super) peer: Peer,
     pub(super) input: Vec<u8>,
@@ -72,9 +74,10 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
         Duration::ZERO => Duration::from_secs(86_400),
         timeout => timeout,
     };
+    let tls = app.tls().client;
     let (id, now) = (app.registry.next_id(), Instant::now());
     let mut handshake =
-        Handshake { app, config, io, peer, input: Vec::new(), id, names: None, began: now, last_word: now };
+        Handshake { app, config, tls, io, peer, input: Vec::new(), id, names: None, began: now, last_word: now };
     let result = match tokio::time::timeout(timeout, handshake.run(socket)).await {
         Ok(result) => result,
         Err(_) => Err(Some(
@@ -150,29 +153,28 @@ impl Handshake {
 
     /// The client's connection is encrypted.
     pub(super) fn is_tls(&self) -> bool {
-        false
+        self.io.tls().is_some()
     }
 
     /// The names in the certificate that the client has proved to own: those of its SAN, and its CN.
     pub(super) fn certificate_names(&self) -> Vec<String> {
-        Vec::new()
+        let names = self.io.peer_certificate().map(|certificate| PeerNames::of(&certificate));
+        names.map_or_else(Vec::new, |names| names.dns.into_iter().chain(names.common_name).collect())
     }
 
     async fn run(&mut self, socket: SocketGuard) -> Result<LoggedIn, Refusal> {
         loop {
+            self.take_direct_tls().await?;
             let packet = self.startup_packet().await?;
             match startup::parse(&packet).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))? {
-                Startup::Ssl | Startup::Gss => {
-                    if !self.input.is_empty() {
-                        return Err(Some(Report::fatal("08P01", "received unencrypted data after SSL request")));
-                    }
-                    self.send(b"N").await?;
-                }
+                Startup::Ssl => self.answer_ssl_request().await?,
+                Startup::Gss => self.answer_gss_request().await?,
                 Startup::Cancel(key) => {
                     self.app.cancel(&key).await;
                     return Ok(LoggedIn::Cancelled);
                 }
                 Startup::Start(message) => {
+                    self.check_tls()?;
                     return self.log_in(message, socket).await.map(|login| LoggedIn::Client(Box::new(login)));
                 }
             }
@@ -220,6 +222,7 @@ impl Handshake {
             user,
             database: message.database.clone(),
             application_name: message.param("application_name").unwrap_or_default().to_owned(),
+            tls: self.io.tls(),
         };
         let new = NewClient {
             names,

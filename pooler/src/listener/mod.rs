@@ -11,6 +11,7 @@ mod auth;
 mod bind;
 mod handshake;
 mod parameters;
+mod tls;
 
 pub use self::bind::{Inherited, unix_path};
 use self::handshake::{Accepted, handshake};

@@ -7,14 +7,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::tls::{Tls, TlsInfo};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -148,8 +153,17 @@ impl Socket {
 /// A socket of a client or a server.
 pub struct Io {
     socket: AsyncFd<Socket>,
+    /// `None` for an idle connection without TLS, of which there may be many thousands.
+    aside: Option<Box<Aside>>,
+}
+
+/// What only some connections have, or only for a while.
+#[derive(Default)]
+struct Aside {
     /// A duplicate registered for WRITABLE; exists only while a write is short.
-    writable: Option<Box<AsyncFd<OwnedFd>>>,
+    writable: Option<AsyncFd<OwnedFd>>,
+    /// Only one task has it; the mutex lets that task share it, and is never waited for.
+    tls: Option<Mutex<Tls>>,
 }
 
 impl Io {
@@ -180,7 +194,7 @@ impl Io {
 
     #[expect(deprecated, reason = "its replacement is an unsafe fn; an owned socket needs no such promise")]
     fn register(socket: Socket) -> io::Result<Self> {
-        Ok(Self { socket: AsyncFd::with_interest(socket, Interest::READABLE)?, writable: None })
+        Ok(Self { socket: AsyncFd::with_interest(socket, Interest::READABLE)?, aside: None })
     }
 
     pub fn local_addr(&self) -> Option<SocketAddr> {
@@ -190,22 +204,12 @@ impl Io {
         }
     }
 
-    /// Reads once. A short read clears the readiness, so that the next call waits instead of asking the kernel in vain.
+    /// Reads once.
     #[inline]
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            match self.socket.get_ref().read(buffer) {
-                Ok(count) => {
-                    if count > 0 && count < buffer.len() {
-                        guard.clear_ready();
-                    }
-                    return Poll::Ready(Ok(count));
-                }
-                Err(Errno::WOULDBLOCK) => guard.clear_ready(),
-                Err(Errno::INTR) => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
+        match self.secured() {
+            None => poll_receive(&self.socket, cx, buffer),
+            Some(tls) => self.poll_decrypt(&mut lock(tls), cx, buffer),
         }
     }
 
@@ -215,9 +219,12 @@ impl Io {
         let Poll::Ready(guard) = self.socket.poll_read_ready(cx) else { return Poll::Pending };
         match guard {
             // Half-closed with unread bytes: the other end still waits for answers.
-            Ok(guard) if guard.ready().is_read_closed() => match self.socket.get_ref().peek() {
-                Ok(0) | Err(_) => Poll::Ready(()),
-                Ok(_) => Poll::Pending,
+            Ok(guard) if guard.ready().is_read_closed() => match self.secured() {
+                Some(tls) => self.poll_end(&mut lock(tls), cx),
+                None => match self.socket.get_ref().peek() {
+                    Ok(0) | Err(_) => Poll::Ready(()),
+                    Ok(_) => Poll::Pending,
+                },
             },
             Ok(_) => Poll::Pending,
             Err(_) => Poll::Ready(()),
@@ -230,22 +237,20 @@ impl Io {
     pub fn is_readable(&self) -> bool {
         let peeked = self.socket.try_io(Interest::READABLE, |socket| Ok(socket.peek()?));
         !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            || self.secured().is_some_and(|tls| lock(tls).is_readable())
     }
 
     /// Something waits to be read, as the kernel says at this moment. For rare questions: it costs a system call.
     pub fn has_unread(&self) -> bool {
-        matches!(self.socket.get_ref().peek(), Ok(1..))
+        matches!(self.socket.get_ref().peek(), Ok(1..)) || self.secured().is_some_and(|tls| lock(tls).has_plain())
     }
 
     /// Writes what the kernel takes now.
     #[inline]
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.socket.get_ref().write(bytes) {
-                Err(Errno::WOULDBLOCK) => return Ok(0),
-                Err(Errno::INTR) => {}
-                result => return Ok(result?),
-            }
+        match self.secured() {
+            None => send(self.socket.get_ref(), bytes),
+            Some(tls) => lock(tls).write(bytes, |records| send(self.socket.get_ref(), records)),
         }
     }
 
@@ -258,17 +263,26 @@ impl Io {
                 ready!(self.poll_writable(cx))?;
             }
         }
-        self.writable = None;
+        self.forget_writable();
         Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn forget_writable(&mut self) {
+        match &mut self.aside {
+            Some(aside) if aside.tls.is_some() => aside.writable = None,
+            aside => *aside = None,
+        }
     }
 
     #[expect(deprecated, reason = "see register")]
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let writable = match &mut self.writable {
+        let aside = self.aside.get_or_insert_default();
+        let writable = match &mut aside.writable {
             Some(writable) => writable,
             None => {
                 let duplicate = self.socket.get_ref().as_fd().try_clone_to_owned()?;
-                self.writable.insert(Box::new(AsyncFd::with_interest(duplicate, Interest::WRITABLE)?))
+                aside.writable.insert(AsyncFd::with_interest(duplicate, Interest::WRITABLE)?)
             }
         };
         // Cleared before the write is tried again: a new edge arrives if that is short too.
@@ -305,6 +319,154 @@ impl AsFd for Io {
     }
 }
 
+/// TLS.
+impl Io {
+    /// Makes this the server's end of a TLS connection. `received` was read already, and belongs to the handshake.
+    pub async fn accept_tls(&mut self, config: Arc<ServerConfig>, received: Vec<u8>) -> io::Result<()> {
+        self.shake_hands(Tls::accept(config, received)?).await
+    }
+
+    /// Makes this the client's end of a TLS connection.
+    pub async fn connect_tls(&mut self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<()> {
+        self.shake_hands(Tls::connect(config, name)?).await
+    }
+
+    /// What was agreed on; `None` without TLS.
+    pub fn tls(&self) -> Option<TlsInfo> {
+        lock(self.secured()?).info()
+    }
+
+    /// Whether the other end has asked for PostgreSQL's protocol by ALPN.
+    pub fn has_alpn(&self) -> bool {
+        self.secured().is_some_and(|tls| lock(tls).alpn().is_some())
+    }
+
+    /// The certificate that the other end has shown.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        lock(self.secured()?).peer_certificate().cloned()
+    }
+
+    #[inline]
+    fn secured(&self) -> Option<&Mutex<Tls>> {
+        self.aside.as_ref()?.tls.as_ref()
+    }
+
+    async fn shake_hands(&mut self, mut tls: Tls) -> io::Result<()> {
+        let begun = tls.begin();
+        let result = match begun {
+            Ok(()) => poll_fn(|cx| self.poll_handshake(&mut tls, cx)).await,
+            Err(error) => Err(error),
+        };
+        self.forget_writable();
+        if result.is_err() {
+            // The alert that says why, as far as the kernel takes it at once.
+            let _ = tls.flush(|records| send(self.socket.get_ref(), records));
+        }
+        result.map(|()| self.aside.get_or_insert_default().tls = Some(Mutex::new(tls)))
+    }
+
+    fn poll_handshake(&mut self, tls: &mut Tls, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !tls.flush(|records| send(self.socket.get_ref(), records))? {
+                ready!(self.poll_writable(cx))?;
+            }
+            if tls.is_established() {
+                return Poll::Ready(Ok(()));
+            }
+            if tls.has_ended() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            ready!(self.poll_fill(tls, cx, &mut []))?;
+        }
+    }
+
+    fn poll_decrypt(&self, tls: &mut Tls, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(count) = tls.take_plain(buffer) {
+                return Poll::Ready(Ok(count));
+            }
+            let count = ready!(self.poll_fill(tls, cx, buffer))?;
+            if count > 0 {
+                return Poll::Ready(Ok(count));
+            }
+        }
+    }
+
+    /// The other end has closed its side: gone, unless there is something to read before that.
+    fn poll_end(&self, tls: &mut Tls, cx: &mut Context<'_>) -> Poll<()> {
+        while !tls.is_readable() {
+            match self.poll_fill(tls, cx, &mut []) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if tls.has_plain() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Reads once and decrypts. 0: nothing has come of it yet, or the stream has ended.
+    fn poll_fill(&self, tls: &mut Tls, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let filled = tls.fill(buffer, |space| match poll_receive(&self.socket, cx, space) {
+            Poll::Ready(result) => Ok(result),
+            Poll::Pending => Err(Pending),
+        });
+        match filled {
+            Err(Pending) => Poll::Pending,
+            Ok(result) => {
+                // Alerts and key updates; what the kernel doesn't take now goes out with the next write.
+                let _ = tls.flush(|records| send(self.socket.get_ref(), records));
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl Drop for Io {
+    fn drop(&mut self) {
+        if let Some(tls) = self.secured() {
+            lock(tls).close(|records| send(self.socket.get_ref(), records));
+        }
+    }
+}
+
+/// Nothing to read now.
+struct Pending;
+
+fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A short read clears the readiness, so that the next call waits instead of asking the kernel in vain.
+#[inline]
+fn poll_receive(socket: &AsyncFd<Socket>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        let mut guard = ready!(socket.poll_read_ready(cx))?;
+        match socket.get_ref().read(buffer) {
+            Ok(count) => {
+                if count > 0 && count < buffer.len() {
+                    guard.clear_ready();
+                }
+                return Poll::Ready(Ok(count));
+            }
+            Err(Errno::WOULDBLOCK) => guard.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+/// 0: the kernel takes nothing now.
+#[inline]
+fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match socket.write(bytes) {
+            Err(Errno::WOULDBLOCK) => return Ok(0),
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +490,7 @@ mod tests {
             assert!(received == expected);
         });
         left.write_all(&sent).await.expect("written");
-        assert!(left.writable.is_none());
+        assert!(left.aside.is_none());
         reader.await.expect("all received");
     }
 

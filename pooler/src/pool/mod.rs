@@ -19,6 +19,7 @@ mod pools;
 mod replay;
 mod server;
 mod slots;
+mod tls;
 
 pub use command::Done;
 pub use hosts::Hosts;

@@ -9,6 +9,7 @@ use sluice_wire::startup::cancel_request;
 
 use super::pool::{CheckoutError, Pool, PoolKey, PoolParams};
 use super::server::{ConnectError, Server, ServerTarget};
+use super::tls::negotiate;
 use crate::net::Io;
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
@@ -108,7 +109,8 @@ impl Pools {
         pool.set_params(&mut state, params);
         let moved = state.target.hosts != target.hosts
             || state.target.dbname != target.dbname
-            || state.target.connect_query != target.connect_query;
+            || state.target.connect_query != target.connect_query
+            || !Arc::ptr_eq(&state.target.tls, &target.tls);
         state.target = target;
         if moved {
             state.generation += 1;
@@ -326,6 +328,9 @@ impl Pools {
     pub async fn cancel_within(server: &ServerEntry, deadline: Duration) {
         let send = async {
             let (mut io, _) = Io::connect(&server.address, &Default::default()).await?;
+            if server.tls.is_some() {
+                negotiate(&mut io, &server.address, &server.tls_setup).await?;
+            }
             io.write_all(&cancel_request(&server.key)).await?;
             io.read_some(&mut Vec::new()).await
         };
@@ -368,6 +373,9 @@ async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, gen
             pools.registry.add_server(server.entry.clone());
             if pools.log_connections.load(Ordering::Relaxed) {
                 tracing::info!("{} new connection to server", server.log_prefix());
+                if let Some(tls) = server.entry.tls {
+                    tracing::info!("{} SSL established: {tls}", server.log_prefix());
+                }
             }
             {
                 let mut state = pool.lock();

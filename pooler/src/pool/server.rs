@@ -15,6 +15,8 @@ use sluice_wire::startup::{CancelKey, startup_message};
 use super::hosts::Hosts;
 use super::pool::PoolKey;
 use super::replay::Replay;
+use super::tls::negotiate;
+use crate::net::tls::{ServerTls, end_point};
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
@@ -36,6 +38,7 @@ pub struct ServerTarget {
     pub connect_query: Option<String>,
     pub timeout: Duration,
     pub tcp: TcpOptions,
+    pub tls: Arc<ServerTls>,
 }
 
 /// What the first server of a pool said at its login: the parameters that clients are welcomed with.
@@ -130,7 +133,8 @@ impl Server {
         let address = target.hosts.pick();
         let login = async {
             let connected = Io::connect(address, &target.tcp).await;
-            let (io, peer) = connected.map_err(|error| unreachable(address, &error))?;
+            let (mut io, peer) = connected.map_err(|error| unreachable(address, &error))?;
+            negotiate(&mut io, address, &target.tls).await.map_err(|error| unreachable(address, &error))?;
             let address = address.clone();
             let mut login =
                 Login { address, io, peer, received: Vec::new(), used: 0, key: None, welcome: Welcome::default() };
@@ -148,6 +152,8 @@ impl Server {
             address: login.address,
             peer: login.peer,
             local: login.io.local_addr(),
+            tls: login.io.tls(),
+            tls_setup: target.tls.clone(),
             key: login.key.unwrap_or(CancelKey { pid: 0, secret: Vec::new() }),
             connected_at: SystemTime::now(),
             client: AtomicU64::new(0),
@@ -318,7 +324,9 @@ impl Login {
     }
 
     async fn authenticate(&mut self, target: &ServerTarget) -> Result<(), ConnectError> {
-        let mut login = ServerLogin::new(&target.user, target.secret.clone(), &Entropy::random());
+        let end_point = self.io.peer_certificate().and_then(|certificate| end_point(&certificate));
+        let login = ServerLogin::new(&target.user, target.secret.clone(), &Entropy::random());
+        let mut login = login.bound_to(end_point);
         loop {
             let (tag, body) = self.next().await?;
             match tag {

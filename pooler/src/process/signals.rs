@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::{App, ShutdownMode};
+use crate::app::{App, AppError, ShutdownMode};
 use crate::service;
 
 /// Obeys signals for as long as the process lives.
@@ -39,8 +39,10 @@ pub async fn obey(app: Arc<App>) {
 async fn reload(app: &Arc<App>) {
     tracing::info!("got SIGHUP, re-reading config");
     service::reloading();
-    if let Err(error) = app.reload().await {
-        tracing::error!("{error}; the old configuration stays in force");
+    match app.reload().await {
+        Ok(()) => {}
+        Err(error @ AppError::Tls(_)) => tracing::error!("{error}; TLS stays as it was"),
+        Err(error) => tracing::error!("{error}; the old configuration stays in force"),
     }
     service::ready();
 }

@@ -4,11 +4,13 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use sluice_wire::auth::{Entropy, LoginReply, Secret, ServerLogin, ServerSecret};
 use sluice_wire::frame::{Frame, error_field};
-use sluice_wire::startup::{CancelKey, cancel_request, startup_message};
+use sluice_wire::startup::{CancelKey, cancel_request, ssl_request, startup_message};
 
 use super::Batch;
 
@@ -18,6 +20,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 /// Who logs in, and how.
@@ -208,12 +211,49 @@ impl Client {
         Self { stream, received: Vec::new(), used: 0, key: None, parameters: Vec::new() }
     }
 
+    /// Connects, asks for TLS, and goes on over it.
+    pub fn open_tls(address: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let mut client = Self::open(address);
+        client.send(&ssl_request());
+        match client.read_byte() {
+            b'S' => client.shake_hands(config),
+            answer => Err(io::Error::other(format!("{:?} instead of S", char::from(answer)))),
+        }
+    }
+
+    /// Begins TLS, and waits until the handshake is over.
+    pub fn shake_hands(self, config: Arc<ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(stream) = self.stream else { panic!("TLS is for TCP") };
+        let name = "localhost".try_into().expect("a name");
+        let mut stream = StreamOwned::new(ClientConnection::new(config, name).map_err(io::Error::other)?, stream);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self { stream: Stream::Tls(Box::new(stream)), ..self })
+    }
+
+    /// Connects over TLS and logs in; a refusal is the error, a failed handshake one without a code.
+    pub fn log_in_by_tls(address: &str, config: Arc<ClientConfig>, login: &Login) -> Result<Self, ServerError> {
+        let mut client = Self::open_tls(address, config).map_err(|error| ServerError::of_io(&error))?;
+        client.start(login);
+        client.finish_login(login)?;
+        Ok(client)
+    }
+
     /// Connects and logs in; a refusal is the error.
     pub fn log_in(address: &str, login: &Login) -> Result<Self, ServerError> {
         let mut client = Self::open(address);
         client.start(login);
         client.finish_login(login)?;
         Ok(client)
+    }
+
+    /// Ends the connection as a TLS client should: with a goodbye.
+    pub fn close(mut self) {
+        if let Stream::Tls(stream) = &mut self.stream {
+            stream.conn.send_close_notify();
+            stream.flush().expect("the goodbye goes out");
+        }
     }
 
     /// Sends the start-up packet.
@@ -270,6 +310,7 @@ impl Client {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes),
         }
     }
 
@@ -316,6 +357,7 @@ impl Client {
         let count = match &mut self.stream {
             Stream::Tcp(stream) => stream.read(&mut buffer)?,
             Stream::Unix(stream) => stream.read(&mut buffer)?,
+            Stream::Tls(stream) => stream.read(&mut buffer)?,
         };
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -336,6 +378,7 @@ impl Client {
         match &self.stream {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(time)),
             Stream::Unix(stream) => stream.set_read_timeout(Some(time)),
+            Stream::Tls(stream) => stream.sock.set_read_timeout(Some(time)),
         }
         .expect("a timeout");
     }
@@ -428,6 +471,7 @@ impl Client {
         match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => stream.sock.shutdown(Shutdown::Write),
         }
         .expect("a shutdown");
     }

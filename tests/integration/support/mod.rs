@@ -4,6 +4,7 @@
 //! Everything blocks, with a deadline: a test that would hang fails instead.
 
 mod batch;
+mod certs;
 mod client;
 mod sluice;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use sluice_test_harness::Cluster;
 
 pub use batch::Batch;
+pub use certs::{Certificates, Request};
 pub use client::{Client, DEADLINE, Login, ServerError, cancel};
 pub use sluice::{Sluice, binary, free_port};
 

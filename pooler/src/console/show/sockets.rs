@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::time;
 use crate::app::App;
 use crate::console::answer::{Row, Value, row};
+use crate::net::tls::TlsInfo;
 use crate::net::{Address, Peer};
 use crate::registry::{ClientEntry, ClientState, ServerEntry};
 
@@ -104,6 +105,7 @@ struct Socket<'a> {
     id: u64,
     linked: u64,
     remote_pid: i64,
+    tls: Option<TlsInfo>,
     application_name: &'a str,
     prepared: u32,
 }
@@ -128,7 +130,7 @@ impl Socket<'_> {
             handle(self.id),
             if self.linked == 0 { String::new() } else { handle(self.linked) },
             self.remote_pid,
-            "",
+            self.tls.map_or_else(String::new, |tls| tls.to_string()),
             self.application_name,
             self.prepared,
             self.id,
@@ -163,6 +165,7 @@ fn client_row(app: &App, client: &ClientEntry, state: &str) -> Row {
             Peer::Unix { pid, .. } => pid.into(),
             Peer::Tcp(_) => 0,
         },
+        tls: client.tls(),
         application_name: client.application_name(),
         prepared: client.prepared.load(Ordering::Relaxed),
     };
@@ -190,6 +193,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
         id: server.id,
         linked,
         remote_pid: server.key.pid.into(),
+        tls: server.tls,
         application_name: name.unwrap_or_default(),
         prepared: server.prepared.load(Ordering::Relaxed),
     };

@@ -102,10 +102,11 @@ impl Handshake {
     fn log_attempt(&self, message: &StartupMessage) {
         if self.config.settings.log_connections {
             tracing::info!(
-                "{} login attempt: db={} user={} tls=no replication=no",
+                "{} login attempt: db={} user={} tls={} replication=no",
                 self.log_prefix(),
                 message.database,
-                message.user
+                message.user,
+                self.tls_text()
             );
         }
     }
@@ -121,8 +122,12 @@ impl Handshake {
         };
         let secret = (account.known || method != AuthMethod::Trust).then_some(secret);
         let entropy = Entropy::random();
-        let context =
-            LoginContext { mock_key: &self.app.credentials.mock_key, entropy: &entropy, iterations, end_point: None };
+        let context = LoginContext {
+            mock_key: &self.app.credentials.mock_key,
+            entropy: &entropy,
+            iterations,
+            end_point: self.tls.end_point.as_deref().filter(|_| self.is_tls()),
+        };
         let mut step = ClientAuth::start(method, &account.user, secret.as_ref(), context).map_err(failed)?;
         // Only a clear-text password has to be hashed here; in the other methods that is the client's work.
         let is_costly = method == AuthMethod::Plain;
