@@ -290,3 +290,23 @@ fn rules_tell_tls_from_none() {
     let plain = Client::log_in(&sluice.address(), &Login::default()).err().expect("a refusal");
     assert_eq!(plain.message, "login rejected");
 }
+
+#[test]
+fn an_idle_client_over_tls_is_small() {
+    const COUNT: u64 = 400;
+    let cluster = Cluster::start();
+    let certificates = Certificates::new();
+    let sluice = sluice(&cluster, &certificates, "require", &["max_client_conn = 1000"]);
+    let config = certificates.client_config(None, None);
+    let log_in = || {
+        let mut client = Client::log_in_by_tls(&sluice.address(), config.clone(), &Login::default()).expect("a login");
+        client.ok("SELECT 1");
+        client
+    };
+    let _first: Vec<Client> = (0..20).map(|_| log_in()).collect();
+    let before = sluice.memory();
+    let _others: Vec<Client> = (0..COUNT).map(|_| log_in()).collect();
+    let each = sluice.memory().saturating_sub(before) / COUNT;
+    println!("{each} bytes for each idle client");
+    assert!(each < 11 * 1024, "{each} bytes for each idle client");
+}
