@@ -13,6 +13,7 @@ use super::request::{Request, Where};
 use super::{Link, Session, Transaction};
 use crate::executor::two_phase::Participant;
 use crate::pool::{Done, Lease};
+use crate::registry::ClientHandle;
 
 /// Describe of the unnamed portal, and Execute of it without a row limit.
 const DESCRIBE_AND_EXECUTE: &[u8] = b"D\0\0\0\x06P\0E\0\0\0\x09\0\0\0\0\0";
@@ -77,7 +78,7 @@ impl Session {
             }
         }
         let Link::Transaction(transaction) = &mut self.link else { return Err(not_together()) };
-        let answer = run_on(transaction, shards, command).await?;
+        let answer = run_on(transaction, &self.client, shards, command).await?;
         if !changes.is_empty() {
             transaction.log.schema = Some(Arc::new(crate::catalogs::with_changes(&schema, &changes)));
             transaction.log.changes.extend(changes);
@@ -187,13 +188,20 @@ fn is_executed(frame: &Frame<'_>) -> bool {
 }
 
 /// The home shard first: statements that would deadlock across shards then queue up there.
-async fn run_on(transaction: &mut Transaction, shards: &[ShardId], command: &Command) -> Result<Vec<u8>, Report> {
+async fn run_on(
+    transaction: &mut Transaction,
+    client: &ClientHandle,
+    shards: &[ShardId],
+    command: &Command,
+) -> Result<Vec<u8>, Report> {
     transaction.participants.sort_by_key(|participant| participant.shard);
     let mut chosen: Vec<&mut Participant> =
         transaction.participants.iter_mut().filter(|participant| shards.contains(&participant.shard)).collect();
     let (home, others) = chosen.split_first_mut().expect("a database has a shard");
     transaction.active = 0;
     home.wrote = true;
+    // A cancel request is for the server that is waited for.
+    client.link(home.lease.entry.id);
     command.start(&mut home.lease)?;
     let first = home.lease.finish(true).await.map_err(|error| lost(&error))?;
     if let Some(report) = failure(&first) {
@@ -205,6 +213,7 @@ async fn run_on(transaction: &mut Transaction, shards: &[ShardId], command: &Com
     }
     let mut failed = None;
     for other in others.iter_mut() {
+        client.link(other.lease.entry.id);
         let done = other.lease.finish(false).await.map_err(|error| lost(&error))?;
         failed = failed.or_else(|| failure(&done)).or_else(|| differs(&first, &done, other.shard));
     }

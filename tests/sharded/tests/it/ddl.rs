@@ -1,7 +1,7 @@
 //! DDL through Sluice: on all shards or on none, and known to every instance afterwards.
 
 use crate::support::client::Client;
-use crate::support::fleet::{Fleet, Plan};
+use crate::support::fleet::{Fleet, Plan, shard_name};
 use crate::support::wait_until;
 
 const CREATE: &str =
@@ -158,4 +158,23 @@ fn ddl_without_prepared_transactions_is_a_clear_error() {
     assert!(error.hint.contains("max_prepared_transactions"), "{error:?}");
     assert!(shards_with(&fleet, "loans").is_empty());
     assert_eq!(client.query("SELECT 1").value(), "1", "the session goes on");
+}
+
+#[test]
+fn a_statement_for_all_shards_is_cancelled_wherever_it_waits() {
+    let fleet = Fleet::start().filled();
+    let sluice = fleet.sluice();
+    let mut client = sluice.connect("epfo");
+    // The home shard runs it first, the others together.
+    for shard in [0, 2] {
+        let mut blocker = fleet.direct(&shard_name(shard));
+        blocker.query("BEGIN; LOCK TABLE members").ok();
+        client.send_query("ALTER TABLE members ADD COLUMN nickname text");
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'members'::regclass";
+        wait_until("the statement waits for the lock", || fleet.on_shard(shard.into(), waits) == "1");
+        client.cancel();
+        assert_eq!(client.read_answer().code(), "57014", "shard {shard}");
+        blocker.query("ROLLBACK").ok();
+    }
+    client.query("ALTER TABLE members ADD COLUMN nickname text").ok();
 }

@@ -89,6 +89,9 @@ pub const INT8: u32 = 20;
 
 pub struct Client {
     socket: UnixStream,
+    path: PathBuf,
+    /// Process and secret of BackendKeyData.
+    key: Vec<u8>,
 }
 
 impl Client {
@@ -104,7 +107,7 @@ impl Client {
             return Err(Answer { status: ' ', ..Answer::default() });
         };
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let mut client = Self { socket: stream };
+        let mut client = Self { socket: stream, path: socket.to_owned(), key: Vec::new() };
         let mut body = 196_608u32.to_be_bytes().to_vec();
         for (name, value) in [("user", "postgres"), ("database", database)].iter().chain(parameters) {
             body.extend_from_slice(format!("{name}\0{value}\0").as_bytes());
@@ -131,6 +134,15 @@ impl Client {
         self.read_answer()
     }
 
+    /// Asks for the running statement to be cancelled, on a connection of its own.
+    pub fn cancel(&self) {
+        let mut stream = UnixStream::connect(&self.path).expect("a connection for the cancel request");
+        let packet = [&16u32.to_be_bytes()[..], &80_877_102u32.to_be_bytes(), &self.key].concat();
+        stream.write_all(&packet).expect("the request is sent");
+        // It is delivered when the other end has closed.
+        let _ = stream.read(&mut [0]);
+    }
+
     pub fn send(&mut self, messages: &[Vec<u8>]) {
         self.write(&messages.concat());
     }
@@ -150,6 +162,7 @@ impl Client {
                 b'E' => answer.errors.push(error(&body)),
                 b's' => answer.suspended = true,
                 b'R' => assert_eq!(body, [0; 4], "the tests' server trusts everybody"),
+                b'K' => self.key = body,
                 b'Z' => {
                     answer.status = char::from(body[0]);
                     break;
