@@ -73,6 +73,7 @@ pub struct App {
     pub(crate) shutdown: watch::Sender<Option<ShutdownMode>>,
     shutting_down: AtomicBool,
     handed_over: AtomicBool,
+    pub(crate) suspended: watch::Sender<bool>,
     listening: Mutex<Vec<Weak<Listening>>>,
     changed: Notify,
     pub started: Instant,
@@ -106,6 +107,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         shutdown: watch::Sender::new(None),
         shutting_down: AtomicBool::new(false),
         handed_over: AtomicBool::new(false),
+        suspended: watch::Sender::new(false),
         listening: Mutex::default(),
         changed: Notify::new(),
         started: Instant::now(),
@@ -452,7 +454,8 @@ impl App {
     /// Begins a shutdown; a second one, or a stricter one, ends it at once.
     pub fn shut_down(&self, mode: ShutdownMode) {
         let again = self.shutting_down.swap(true, Ordering::Relaxed);
-        let mode = if again { ShutdownMode::Immediate } else { mode };
+        // What is suspended would never finish.
+        let mode = if again || *self.suspended.borrow() { ShutdownMode::Immediate } else { mode };
         self.shutdown.send_replace(Some(mode));
     }
 

@@ -3,7 +3,7 @@
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
 //! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
-//! app, cleanup, drain, console, listener, serve, process, demo, migrate
+//! app, cleanup, drain, suspend, console, listener, serve, process, demo, migrate
 
 pub mod app;
 pub mod averages;
@@ -26,5 +26,6 @@ pub mod serve;
 pub mod service;
 pub mod session;
 pub mod stats;
+pub mod suspend;
 pub mod upstream;
 pub mod vars;

@@ -46,10 +46,15 @@ pub enum Eviction {
     Replaced,
     /// `server_fast_close`; waits, too.
     Reconfigured,
+    SuspendTimeout,
+    /// No eviction: SUSPEND, the client is to rest.
+    Rest,
+    /// It does, and has been sent all there was.
+    Resting,
 }
 
 impl Eviction {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 13] = [
         Self::None,
         Self::Killed,
         Self::DatabaseRemoved,
@@ -60,17 +65,21 @@ impl Eviction {
         Self::TransactionTimeout,
         Self::Replaced,
         Self::Reconfigured,
+        Self::SuspendTimeout,
+        Self::Rest,
+        Self::Resting,
     ];
 
-    /// Until the client is at rest: between two transactions.
+    /// Until the client is between two transactions, or for ever.
     pub fn waits(self) -> bool {
-        matches!(self, Self::Replaced | Self::Reconfigured)
+        matches!(self, Self::Replaced | Self::Reconfigured | Self::Rest | Self::Resting)
     }
 
     /// The text that the client gets, and its SQLSTATE.
     pub fn report(self) -> (&'static str, &'static str) {
         match self {
-            Self::None => ("", "00000"),
+            Self::None | Self::Rest | Self::Resting => ("", "00000"),
+            Self::SuspendTimeout => ("suspend_timeout", "57P01"),
             Self::Killed => ("admin forced disconnect", "57P01"),
             Self::Reconfigured => ("database configuration changed", "57P01"),
             Self::DatabaseRemoved => ("database removed", "57P01"),
@@ -229,6 +238,41 @@ impl ClientEntry {
             0 => None,
             code => Some(Eviction::ALL[usize::from(code)]),
         }
+    }
+
+    /// Has the session rest until [`Self::resume`]. True if it does, or is on its way out.
+    pub fn suspend(&self) -> bool {
+        let rest = Eviction::Rest as u8;
+        match self.eviction.compare_exchange(Eviction::None as u8, rest, Ordering::AcqRel, Ordering::Acquire) {
+            Err(now) if now != rest => true,
+            _ => {
+                self.nudge();
+                false
+            }
+        }
+    }
+
+    /// Whether the session is to rest.
+    #[inline]
+    pub fn is_to_rest(&self) -> bool {
+        self.eviction.load(Ordering::Relaxed) >= Eviction::Rest as u8
+    }
+
+    /// The session rests.
+    pub fn rests(&self) {
+        self.replace(Eviction::Rest, Eviction::Resting);
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.replace(Eviction::Rest, Eviction::None);
+        self.replace(Eviction::Resting, Eviction::None);
+        self.nudge();
+    }
+
+    fn replace(&self, old: Eviction, new: Eviction) {
+        // Somebody else may have said otherwise in between.
+        let _ = self.eviction.compare_exchange(old as u8, new as u8, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// A cancel request for a console connection.

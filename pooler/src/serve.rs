@@ -12,6 +12,7 @@ use crate::console;
 use crate::drain::drain;
 use crate::listener::Listeners;
 use crate::service;
+use crate::suspend;
 
 /// Serves clients until `shutdown` resolves, or the app is told to stop by a signal or in the console.
 pub async fn serve(
@@ -50,9 +51,20 @@ async fn janitor(app: Weak<App>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut maps = HashMap::new();
+    let mut suspended = false;
     loop {
         ticks.tick().await;
         let Some(app) = app.upgrade() else { return };
+        if suspend::is_suspended(&app) {
+            app.registry.clock.tick();
+            suspend::hold(&app);
+            suspended = true;
+            continue;
+        }
+        if std::mem::take(&mut suspended) {
+            // Again: a session may have been woken by somebody else at the moment of RESUME.
+            suspend::end(&app);
+        }
         app.follow_maps(&mut maps);
         app.pools.tend();
         app.enforce_timeouts();

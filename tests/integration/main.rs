@@ -26,6 +26,7 @@ mod restart;
 mod settings;
 mod state;
 mod support;
+mod suspend;
 mod timeouts;
 mod tls;
 mod upkeep;

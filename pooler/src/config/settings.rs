@@ -250,7 +250,7 @@ settings! {
     stats_period: u32 = Some("60"), Reload, Full;
     /// Users who may read the console.
     stats_users: List = Some(""), Reload, Full;
-    /// Drop sockets that SUSPEND cannot flush by then. SUSPEND itself is refused in this version.
+    /// Drop sockets that SUSPEND cannot flush by then.
     suspend_timeout: Duration = Some("10"), Reload, Full;
     /// Log to syslog.
     syslog: bool = Some("0"), Reload, Full;

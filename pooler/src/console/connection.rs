@@ -9,6 +9,7 @@ use sluice_wire::frame::{self, Frame, Header, check_client_header, query_text};
 use sluice_wire::message::{self, Report, Severity, Status};
 
 use super::answer::{Answer, Row, data_row};
+use super::control::Control;
 use super::extended::{Extended, Portal};
 use super::fds;
 use super::grant::AdminGrant;
@@ -16,6 +17,7 @@ use super::parse::{self, Command, error};
 use crate::app::{App, ShutdownMode};
 use crate::net::{Io, Listening, Peer, send_with_socket};
 use crate::registry::{ClientHandle, ClientState, Eviction};
+use crate::suspend;
 
 /// Longest message that the console reads: EXPLAIN ROUTE may be asked about a long statement.
 const MAX_MESSAGE: u32 = 1 << 20;
@@ -54,15 +56,37 @@ pub struct Connection {
     shutdown: Option<ShutdownMode>,
     /// It got the listening sockets.
     hands_over: bool,
+    /// It has asked for SUSPEND.
+    suspends: bool,
 }
 
 impl Connection {
     pub fn new(app: Arc<App>, io: Io, client: ClientHandle, grant: Option<AdminGrant>, input: Vec<u8>) -> Self {
         let (output, extended) = (Vec::new(), Extended::default());
-        Self { app, io, client, grant, input, output, extended, skipping: false, shutdown: None, hands_over: false }
+        Self {
+            app,
+            io,
+            client,
+            grant,
+            input,
+            output,
+            extended,
+            skipping: false,
+            shutdown: None,
+            hands_over: false,
+            suspends: false,
+        }
     }
 
     pub async fn run(mut self) {
+        self.serve().await;
+        if self.suspends && suspend::is_suspended(&self.app) {
+            // Nobody else may be able to come in for a RESUME.
+            suspend::end(&self.app);
+        }
+    }
+
+    async fn serve(&mut self) {
         // As in PgBouncer, console clients are never idle: no timeout ends them.
         self.client.set_state(ClientState::Active);
         loop {
@@ -248,6 +272,7 @@ impl Connection {
     async fn execute(&mut self, command: &Command) -> Result<Result<Answer, Report>, End> {
         let began = Instant::now();
         self.client.take_cancel();
+        self.suspends |= matches!(command, Command::Control(Control::Suspend)) && self.grant.is_some();
         self.log_command(command);
         let result = tokio::select! {
             biased;

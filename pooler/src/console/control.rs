@@ -7,10 +7,11 @@ use sluice_wire::message::Report;
 
 use super::answer::{Answer, Notice};
 use super::grant::AdminGrant;
-use super::parse::{error, unsupported};
+use super::parse::error;
 use crate::app::{App, AppError, ShutdownMode};
 use crate::config::CONSOLE;
 use crate::registry::Eviction;
+use crate::suspend;
 
 /// How often a command that waits looks whether its time has come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -63,7 +64,7 @@ pub async fn run(app: &Arc<App>, _: &AdminGrant, control: &Control) -> Result<An
         Control::Reload => reload(app).await,
         Control::Pause(database) => pause(app, database.as_deref()).await,
         Control::Resume(database) => resume(app, database.as_deref()),
-        Control::Suspend => Err(unsupported("SUSPEND")),
+        Control::Suspend => suspend(app).await,
         Control::Disable(database) => disable(app, database.as_deref()),
         Control::Enable(database) => enable(app, database.as_deref()),
         Control::Reconnect(database) => reconnect(app, database.as_deref()),
@@ -76,8 +77,10 @@ pub async fn run(app: &Arc<App>, _: &AdminGrant, control: &Control) -> Result<An
 
 /// A cancel request came while `control` waited.
 pub fn cancel(app: &App, control: &Control) {
-    if let Control::Pause(database) = control {
-        app.pools.resume(database.as_deref());
+    match control {
+        Control::Pause(database) => app.pools.resume(database.as_deref()),
+        Control::Suspend => suspend::end(app),
+        _ => {}
     }
 }
 
@@ -123,11 +126,29 @@ async fn pause(app: &App, database: Option<&str>) -> Result<Answer, Report> {
     Ok(Answer::done("PAUSE"))
 }
 
+/// Answers when everything rests. Whoever can't be brought to it in `suspend_timeout` is dropped.
+async fn suspend(app: &App) -> Result<Answer, Report> {
+    refuse_while_paused(app)?;
+    if !app.pools.paused_databases().is_empty() {
+        return Err(error("cannot suspend with paused databases").hint("RESUME <db> ends the pause of one database"));
+    }
+    suspend::begin(app);
+    let timeout = app.config().settings.suspend_timeout;
+    if tokio::time::timeout(timeout, until(|| suspend::hold(app))).await.is_err() {
+        suspend::give_up(app);
+    }
+    Ok(Answer::done("SUSPEND"))
+}
+
 fn resume(app: &App, database: Option<&str>) -> Result<Answer, Report> {
     if app.is_shutting_down() {
         return Err(error("pooler is shutting down"));
     }
     match database {
+        None if suspend::is_suspended(app) => {
+            suspend::end(app);
+            return Ok(Answer::done("RESUME"));
+        }
         None if !app.pools.is_paused() => {
             return Err(error("pooler is not paused/suspended").hint("RESUME <db> ends the pause of one database"));
         }
@@ -189,7 +210,7 @@ fn kill_client(app: &App, id: &str) -> Result<Answer, Report> {
 }
 
 fn refuse_while_paused(app: &App) -> Result<(), Report> {
-    if app.pools.is_paused() { Err(error("already suspended/paused")) } else { Ok(()) }
+    if app.pools.is_paused() || suspend::is_suspended(app) { Err(error("already suspended/paused")) } else { Ok(()) }
 }
 
 fn required(database: Option<&str>) -> Result<&str, Report> {

@@ -11,6 +11,7 @@ pub const TEXT: &str = "
 \tRELOAD
 \tPAUSE [<db>]
 \tRESUME [<db>]
+\tSUSPEND
 \tDISABLE <db>
 \tENABLE <db>
 \tRECONNECT [<db>]

@@ -101,12 +101,6 @@ pub fn error(text: impl Into<String>) -> Report {
     Report::error("08P01", text)
 }
 
-/// A command of PgBouncer's that is yet to come here.
-pub fn unsupported(what: &str) -> Report {
-    Report::error("0A000", format!("{what} is not supported in this version"))
-        .hint("it is for handing over sockets to another process, which Sluice does not do")
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Word(Word),

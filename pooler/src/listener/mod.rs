@@ -100,6 +100,7 @@ enum Acceptor {
 }
 
 async fn accept(listener: Acceptor, app: Arc<App>) {
+    let mut suspended = app.suspended.subscribe();
     loop {
         let accepted = match &listener {
             Acceptor::Tcp(listener) => {
@@ -107,6 +108,8 @@ async fn accept(listener: Acceptor, app: Arc<App>) {
             }
             Acceptor::Unix(listener) => listener.accept().await.and_then(|(stream, _)| Io::unix(stream)),
         };
+        // The app keeps the sender.
+        let _ = suspended.wait_for(|suspended| !suspended).await;
         match accepted {
             Ok((io, peer)) => {
                 let socket = app.registry.count_socket();

@@ -169,6 +169,9 @@ impl Session {
 
     /// Request after request, for as long as nothing has to be waited for but the two sockets.
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        if self.client.is_to_rest() {
+            return self.poll_rest(cx);
+        }
         loop {
             if !self.relaying {
                 let step = if self.waiting.is_some() { self.poll_wait(cx) } else { self.poll_request(cx) };
@@ -200,6 +203,16 @@ impl Session {
                 After::End(end) => return Poll::Ready(Turn::End(end)),
             }
         }
+    }
+
+    /// SUSPEND: what the client has not taken yet is written, and nothing is read. The client's entry wakes it up again.
+    #[cold]
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+        // An error is found again when the session goes on.
+        if self.io.poll_flush(cx, &mut self.flow.unsent).is_ready() {
+            self.client.rests();
+        }
+        Poll::Pending
     }
 
     async fn stopped(&mut self, stop: Stop) -> End {

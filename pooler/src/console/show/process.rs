@@ -10,6 +10,7 @@ use crate::console::VERSION;
 use crate::console::answer::{Row, row};
 use crate::pool::Server;
 use crate::registry::{ClientEntry, ServerEntry};
+use crate::suspend;
 
 pub fn version(_: &App) -> Vec<Row> {
     vec![row![VERSION]]
@@ -22,7 +23,8 @@ pub fn none(_: &App) -> Vec<Row> {
 
 pub fn state(app: &App) -> Vec<Row> {
     let paused = app.pools.is_paused();
-    [("active", !paused), ("paused", paused), ("suspended", false)]
+    let suspended = suspend::is_suspended(app);
+    [("active", !paused && !suspended), ("paused", paused), ("suspended", suspended)]
         .into_iter()
         .map(|(key, value)| row![key, yes_no(value)])
         .collect()
