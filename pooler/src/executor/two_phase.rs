@@ -142,7 +142,7 @@ async fn decide(
         return Err(CommitError::RolledBack(error));
     }
     match decision.lease.run("COMMIT").await {
-        Ok(done) if done.error.is_none() && done.tag == "COMMIT" => Ok(()),
+        Ok(done) if done.tag == "COMMIT" => Ok(()),
         Ok(done) => {
             finish_prepared(transaction, shard, others, "ROLLBACK PREPARED").await;
             Err(CommitError::RolledBack(error_of(done, "COMMIT")))

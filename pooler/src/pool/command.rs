@@ -107,6 +107,10 @@ struct Collect {
 
 impl Sink for Collect {
     fn classify(&mut self, header: Header) -> Class {
+        if self.pending == 0 {
+            // The connection's last words, behind the answer: they say nothing about what was asked.
+            return Class::Drop;
+        }
         let wanted = match header.tag {
             b'Z' | b'E' | b'C' | b'S' => true,
             b'D' => self.done.value.is_none() && header.total < 1 << 16,
@@ -160,4 +164,23 @@ fn readable(text: &[u8]) -> String {
 fn first_column(row: &[u8]) -> Option<Vec<u8>> {
     let (len, rest) = row.get(2..)?.split_first_chunk::<4>()?;
     rest.get(..usize::try_from(i32::from_be_bytes(*len)).ok()?).map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_wire::scan::Scanner;
+
+    #[test]
+    fn what_comes_behind_the_answer_is_not_the_statements() {
+        let mut bytes = Vec::new();
+        message::command_complete(&mut bytes, "COMMIT");
+        message::ready(&mut bytes, Status::Idle);
+        message::Report::fatal("57P01", "terminating connection due to administrator command").encode(&mut bytes);
+        let mut collect =
+            Collect { done: Done::default(), pending: 1, status: Status::Transaction, escape_strings: false };
+        Scanner::default().scan(&bytes, &mut collect).expect("messages");
+        assert_eq!((collect.done.tag.as_str(), collect.done.error), ("COMMIT", None));
+        assert_eq!((collect.pending, collect.status), (0, Status::Idle));
+    }
 }

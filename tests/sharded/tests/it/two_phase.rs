@@ -184,7 +184,10 @@ fn transfer_for_ever(socket: &std::path::Path, stop: &AtomicBool, committed: &At
 #[test]
 fn no_money_appears_or_vanishes_under_faults() {
     // Deadlocks are across shards, too, where no PostgreSQL sees them whole: lock_timeout ends those.
-    let fleet = Fleet::start_as(Plan { settings: &[("lock_timeout", "300ms")], ..Plan::default() }).filled();
+    // What was run is in the server's log, for whoever has to find out why a sum is wrong.
+    const SETTINGS: &[(&str, &str)] =
+        &[("lock_timeout", "300ms"), ("log_statement", "all"), ("log_line_prefix", "%m [%p] %d ")];
+    let fleet = Fleet::start_as(Plan { settings: SETTINGS, ..Plan::default() }).filled();
     let mut sluice = fleet.sluice();
     let (stop, committed) = (AtomicBool::new(false), AtomicU64::new(0));
     let socket = sluice.socket();
@@ -212,6 +215,9 @@ fn no_money_appears_or_vanishes_under_faults() {
         .iter()
         .map(|sum| sum.parse::<i64>().expect("a sum"))
         .sum();
+    if sum != 1000 * ORGANIZATIONS {
+        println!("{}", fleet.server_log());
+    }
     assert_eq!(sum, 1000 * ORGANIZATIONS);
     let committed = committed.into_inner();
     assert!(committed > 50, "only {committed} transfers were committed");
