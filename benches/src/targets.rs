@@ -144,7 +144,7 @@ pub fn gates(results: &Results) -> Vec<Target> {
         Target::at_most("CPU: pass-through, clients 5 × pool, unix", 0.85, cpu(Unsharded, CROWD)),
         Target::at_most(
             "bytes per idle client",
-            2000.0,
+            1300.0,
             results.memory.map(|memory| memory[Unsharded.index()].connected),
         ),
     ];
