@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -357,23 +357,33 @@ fn mistakes_in_the_settings_are_told_with_file_and_line() {
     }
 }
 
-/// A server that answers every connection with the same bytes.
-fn fake_server(answer: &'static [u8]) -> u16 {
+/// A server that does `serve` with each connection; its port.
+fn fake(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut buffer = [0; 1024];
-                let _ = stream.read(&mut buffer);
-                let _ = stream.write_all(answer);
-                // Hang up only after the other side has.
-                while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
-            });
+            let Ok(stream) = stream else { return };
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
         }
     });
     port
+}
+
+/// Hangs up only after the other side has.
+fn outlast(mut stream: TcpStream) {
+    let mut buffer = [0; 1024];
+    while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
+}
+
+/// A server that answers every connection with the same bytes.
+fn fake_server(answer: &'static [u8]) -> u16 {
+    fake(move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(answer);
+        outlast(stream);
+    })
 }
 
 #[test]
@@ -404,24 +414,41 @@ const NO_TLS: &str = "server_tls_sslmode = disable";
 /// A server's side of a login that asks for nothing.
 const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
 
+/// Lets a client in; its first request.
+fn first_request(stream: &mut TcpStream) -> String {
+    let mut buffer = [0; 1024];
+    let _ = stream.read(&mut buffer);
+    let _ = stream.write_all(LOGIN);
+    let count = stream.read(&mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..count]).into_owned()
+}
+
 /// A server that lets everybody in, and answers the first request with these bytes.
 fn server_that_answers(answer: &'static [u8]) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            thread::spawn(move || {
-                let mut buffer = [0; 1024];
-                let _ = stream.read(&mut buffer);
-                let _ = stream.write_all(LOGIN);
-                let _ = stream.read(&mut buffer);
-                let _ = stream.write_all(answer);
-                while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
-            });
-        }
+    fake(move |mut stream| {
+        first_request(&mut stream);
+        let _ = stream.write_all(answer);
+        outlast(stream);
+    })
+}
+
+#[test]
+fn a_servers_last_words_do_not_undo_what_it_answered_before() {
+    // In one piece: the answer to SET, and that the connection is terminated.
+    let answer = b"C\0\0\0\x08SET\0Z\0\0\0\x05IE\0\0\0\x1dSFATAL\0C57P01\0Mgoodbye!\0\0";
+    let (requests, received) = std::sync::mpsc::channel();
+    let port = fake(move |mut stream| {
+        let _ = requests.send(first_request(&mut stream));
+        let _ = stream.write_all(answer);
     });
-    port
+    let sluice = Sluice::start(&format!("* = host=127.0.0.1 port={port}"), &["pool_mode = transaction", NO_TLS]);
+    let mut client = sluice.client();
+    client.send_query("SET app.organization = '7'");
+    assert_eq!(client.answer().completed(), ["SET"]);
+    // Another server gets the setting before anything else.
+    client.send_query("SELECT 1");
+    let first = |_| received.recv_timeout(DEADLINE).expect("a server is asked");
+    assert!((0..2).map(first).all(|request| request.contains("SET app.organization = '7'")));
 }
 
 #[test]

@@ -293,6 +293,8 @@ impl Sink for ResponseSink<'_> {
         match header.tag {
             b'D' | b'd' | b'N' | b'A' => Class::Pass,
             b'Z' | b'S' | b'G' if header.total <= HOLD => Class::Hold,
+            // Behind the last answer: the connection's last words, which say nothing about the request.
+            b'E' if self.server.pending == 0 && !self.flow.copy_in => Class::Pass,
             b'E' => {
                 // Its fate is known from the header; the body matters to nobody here.
                 self.on_error();
