@@ -56,7 +56,7 @@ fn parse_line(line: &str) -> Result<(String, Secret), ConfigError> {
 }
 
 /// Takes a double-quoted field off the front; `""` inside stands for one quote.
-fn take_quoted(text: &str) -> Option<(String, &str)> {
+pub(super) fn take_quoted(text: &str) -> Option<(String, &str)> {
     let mut rest = text.strip_prefix('"')?;
     let mut field = String::new();
     loop {

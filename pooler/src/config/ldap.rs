@@ -4,6 +4,7 @@
 //! Two ways: with `ldapprefix` or `ldapsuffix`, the user's DN is put together from its name (simple bind); with
 //! `ldapbasedn`, the user's entry is searched for first (search + bind).
 
+use super::auth_file::take_quoted;
 use super::error::ConfigError;
 
 const KEYS: &[&str] = &[
@@ -186,23 +187,11 @@ fn pairs(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
 }
 
 fn value(text: &str) -> Result<(String, &str), ConfigError> {
-    let Some(mut rest) = text.strip_prefix('"') else {
-        let end = text.find(char::is_whitespace).unwrap_or(text.len());
-        return Ok((text[..end].to_owned(), &text[end..]));
-    };
-    let mut value = String::new();
-    loop {
-        let (part, behind) =
-            rest.split_once('"').ok_or_else(|| ConfigError::new("LDAP option's quotes have no end"))?;
-        value.push_str(part);
-        match behind.strip_prefix('"') {
-            Some(more) => {
-                value.push('"');
-                rest = more;
-            }
-            None => return Ok((value, behind)),
-        }
+    if text.starts_with('"') {
+        return take_quoted(text).ok_or_else(|| ConfigError::new("LDAP option's quotes have no end"));
     }
+    let end = text.find(char::is_whitespace).unwrap_or(text.len());
+    Ok((text[..end].to_owned(), &text[end..]))
 }
 
 #[cfg(test)]
