@@ -300,14 +300,7 @@ impl Session {
             return Poll::Ready(Err(Stop::Evicted(eviction)));
         }
         let Self { link, io, flow, open, .. } = self;
-        let server = match link {
-            Link::One(lease) => lease,
-            Link::Transaction(transaction) => match transaction.participants.get_mut(transaction.active) {
-                Some(participant) => &mut participant.lease,
-                None => return Poll::Ready(Ok(())),
-            },
-            Link::None => return Poll::Ready(Ok(())),
-        };
+        let Some(server) = link.server_mut() else { return Poll::Ready(Ok(())) };
         // A pipeline without its Sync has answers on the way that no ReadyForQuery ends.
         let was_copy_in = flow.copy_in;
         let waits_for_client = *open || was_copy_in;
