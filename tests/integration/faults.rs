@@ -436,7 +436,7 @@ fn server_that_answers(answer: &'static [u8]) -> u16 {
 fn a_servers_last_words_do_not_undo_what_it_answered_before() {
     // In one piece: the answer to SET, and that the connection is terminated.
     let answer = b"C\0\0\0\x08SET\0Z\0\0\0\x05IE\0\0\0\x1dSFATAL\0C57P01\0Mgoodbye!\0\0";
-    let (requests, received) = std::sync::mpsc::channel();
+    let (requests, received) = std::sync::mpsc::sync_channel(2);
     let port = fake(move |mut stream| {
         let _ = requests.send(first_request(&mut stream));
         let _ = stream.write_all(answer);
