@@ -10,17 +10,16 @@ use sluice_catalog::CatalogError;
 use sluice_router::Router;
 use sluice_router::map::Placement;
 use sluice_wire::message::Report;
-use sluice_wire::startup::CancelKey;
 use tokio::sync::{Notify, watch};
 
 use crate::averages::ConsoleStats;
 use crate::catalogs::{Catalogs, ShardedDatabase};
-use crate::config::{CONSOLE, Config, ConfigError, Database, PoolMode};
+use crate::config::{Config, ConfigError, Database, PoolMode};
 use crate::credentials::Credentials;
 use crate::logging::Log;
 use crate::net::tls::{TlsError, TlsSetup};
 use crate::net::{Address, Listening, TcpOptions};
-use crate::pool::{Hosts, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
+use crate::pool::{Hosts, Peers, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::prepared::StatementTable;
 use crate::session::{Limits, Shared};
@@ -31,7 +30,7 @@ use crate::vars::VarsTable;
 pub(crate) const TICK: Duration = Duration::from_millis(333);
 
 /// A timeout of 0.
-const FOREVER: Duration = Duration::from_secs(86_400);
+pub(crate) const FOREVER: Duration = Duration::from_secs(86_400);
 
 /// Why the pooler could not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +62,7 @@ pub struct App {
     tls: RwLock<TlsSetup>,
     pub registry: Arc<Registry>,
     pub pools: Arc<Pools>,
+    pub peers: Peers,
     pub shared: Arc<Shared>,
     pub console: ConsoleStats,
     pub credentials: Credentials,
@@ -98,6 +98,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         tls: RwLock::new(tls),
         registry,
         pools,
+        peers: Peers::default(),
         shared: Arc::new(shared),
         console: ConsoleStats::default(),
         credentials: Credentials::default(),
@@ -323,6 +324,7 @@ impl App {
             self.remove_database(name);
         }
         self.update_pools(&config);
+        self.peers.keep(&config.peers);
         self.changed.notify_waiters();
         Ok(tls?)
     }
@@ -395,29 +397,6 @@ impl App {
         upstreams.retain(|(name, user), upstream| {
             config.database(name).is_some_and(|database| config.pool_mode(&database, user) == upstream.mode)
         });
-    }
-
-    /// A cancel request: forwarded to the server that runs this client's statement, if one does.
-    pub async fn cancel(&self, key: &CancelKey) {
-        let Some(client) = self.registry.client_by_key(key) else {
-            tracing::info!("failed cancel request");
-            return;
-        };
-        if client.database() == CONSOLE {
-            return client.ask_to_cancel();
-        }
-        let server = client.linked_server();
-        let Some(entry) = (server != 0).then(|| self.registry.server(server)).flatten() else {
-            tracing::info!("cancel request for idle client");
-            return;
-        };
-        entry.cancels.fetch_add(1, Ordering::SeqCst);
-        // The server may have gone to another client in between; it doesn't while cancels are counted.
-        if client.linked_server() == server {
-            let timeout = self.config().settings.cancel_wait_timeout;
-            Pools::cancel_within(&entry, if timeout.is_zero() { FOREVER } else { timeout }).await;
-        }
-        entry.cancels.fetch_sub(1, Ordering::SeqCst);
     }
 
     pub(crate) fn enforce_timeouts(&self) {

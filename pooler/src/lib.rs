@@ -3,10 +3,11 @@
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
 //! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
-//! app, cleanup, drain, suspend, console, listener, serve, process, demo, migrate
+//! app, cancel, cleanup, drain, suspend, console, listener, serve, process, demo, migrate
 
 pub mod app;
 pub mod averages;
+pub mod cancel;
 pub mod catalogs;
 pub mod cleanup;
 pub mod config;

@@ -4,6 +4,7 @@
 //! checkin, which takes that lock anyway. No counter is shared between cores.
 
 use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The counters of SHOW STATS. Times are microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,5 +62,22 @@ impl AddAssign for Counters {
         self.server_parse_count += other.server_parse_count;
         self.bind_count += other.bind_count;
         self.client_login_count += other.client_login_count;
+    }
+}
+
+/// One more for as long as this lives, also if its task is dropped.
+#[derive(Debug)]
+pub struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    pub fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }

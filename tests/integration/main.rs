@@ -16,6 +16,7 @@ mod leaks;
 mod limits;
 mod messages;
 mod modes;
+mod peers;
 mod pins;
 mod pipelines;
 mod prepared;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::values::PoolMode;
-use super::{Config, Database, UserSettings};
+use super::{Config, Database, Peer, UserSettings};
 
 impl Config {
     /// When the servers of a pool are given back.
@@ -21,6 +21,11 @@ impl Config {
             .and_then(|user| user.pool_size)
             .or(database.pool_size)
             .unwrap_or(self.settings.default_pool_size)
+    }
+
+    /// Connections to a peer for forwarded cancel requests; 0 is no limit.
+    pub fn peer_pool_size(&self, peer: &Peer) -> u32 {
+        peer.pool_size.unwrap_or(self.settings.default_pool_size)
     }
 
     /// Extra servers of a pool whose clients wait too long.

@@ -185,7 +185,7 @@ settings! {
     /// Servers to keep in a pool that is in use.
     min_pool_size: u32 = Some("0"), Reload, Full;
     /// This process's number among its peers; 0 for no peering.
-    peer_id: u32 = Some("0"), Reload, DefaultOnly;
+    peer_id: u16 = Some("0"), Reload, Full;
     /// File for the process id; empty for none.
     pidfile: PathBuf = Some(""), Start, Full;
     /// Size of PgBouncer's relay buffers, in bytes. Sluice's are one per thread; the value changes nothing.
@@ -499,7 +499,6 @@ next start on. What isn't supported is an error with file and line.
                 "pam",
                 "\"auth_type\" = \"pam\" is not supported in this version (use one of: any, trust, plain, md5, cert, hba, ldap, scram-sha-256)",
             ),
-            ("peer_id", "7", "\"peer_id\" = \"7\" is not supported in this version (use one of: 0)"),
             ("resolv_conf", "/etc/r", "\"resolv_conf\" = \"/etc/r\" is not supported in this version (leave it empty)"),
         ] {
             assert_eq!(set(key, text).unwrap_err(), expected);

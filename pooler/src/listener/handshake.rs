@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_wire::message::{self, Report};
-use sluice_wire::startup::{self, Startup, StartupMessage};
+use sluice_wire::startup::{self, CancelKey, Startup, StartupMessage};
 use tokio::time::Instant;
 
 use super::parameters::startup_value;
 use crate::app::App;
+use crate::cancel::cancel;
 use crate::config::{AuthType, CONSOLE, Config, Database};
 use crate::net::tls::{ClientTls, PeerNames};
 use crate::net::{Io, Peer};
@@ -85,7 +86,12 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
         )),
     };
     match result {
-        Ok(LoggedIn::Cancelled) | Err(None) => Accepted::Done,
+        Ok(LoggedIn::Cancel(key)) => {
+            let outcome = cancel(&handshake.app, &key).await;
+            handshake.log_closing(outcome);
+            Accepted::Done
+        }
+        Err(None) => Accepted::Done,
         Ok(LoggedIn::Client(login)) => login.accept(handshake),
         Err(Some(report)) => {
             handshake.log_refusal(&report);
@@ -98,7 +104,8 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
 }
 
 enum LoggedIn {
-    Cancelled,
+    /// It came to cancel another connection's statement.
+    Cancel(CancelKey),
     Client(Box<Login>),
 }
 
@@ -140,13 +147,16 @@ impl Handshake {
         format!("C-{:#x}: {database}/{user}@{}", self.id, self.peer)
     }
 
-    fn log_refusal(&self, report: &Report) {
-        let settings = &self.config.settings;
-        if settings.log_disconnections {
+    fn log_closing(&self, reason: &str) {
+        if self.config.settings.log_disconnections {
             let age = self.began.elapsed().as_secs();
-            tracing::info!("{} closing because: {} (age={age}s)", self.log_prefix(), report.message);
+            tracing::info!("{} closing because: {reason} (age={age}s)", self.log_prefix());
         }
-        if settings.log_pooler_errors {
+    }
+
+    fn log_refusal(&self, report: &Report) {
+        self.log_closing(&report.message);
+        if self.config.settings.log_pooler_errors {
             tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
         }
     }
@@ -169,10 +179,7 @@ impl Handshake {
             match startup::parse(&packet).map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))? {
                 Startup::Ssl => self.answer_ssl_request().await?,
                 Startup::Gss => self.answer_gss_request().await?,
-                Startup::Cancel(key) => {
-                    self.app.cancel(&key).await;
-                    return Ok(LoggedIn::Cancelled);
-                }
+                Startup::Cancel(key) => return Ok(LoggedIn::Cancel(key)),
                 Startup::Start(message) => {
                     self.check_tls()?;
                     return self.log_in(message, socket).await.map(|login| LoggedIn::Client(Box::new(login)));
@@ -229,6 +236,7 @@ impl Handshake {
             socket,
             peer: self.peer,
             local: self.io.local_addr(),
+            peer_id: self.config.settings.peer_id,
             long_key: negotiated.long_cancel_keys(),
         };
         if console {
@@ -336,7 +344,8 @@ impl Handshake {
             let value = own.and_then(|var| startup_value(&var.statement)).unwrap_or_else(|| value.clone());
             message::parameter_status(&mut out, name, &value);
         }
-        message::backend_key_data(&mut out, client.key.pid, client.key.secret());
+        let key = client.key.announced();
+        message::backend_key_data(&mut out, key.pid, &key.secret);
         let notice = &self.config.settings.login_notify_message;
         if !notice.is_empty() {
             message::notice(&mut out, "00000", notice, "");

@@ -5,6 +5,7 @@
 //! - [`command`]: statements of our own on a server, whose results the client does not see;
 //! - [`replay`]: a batch that is repeated if a plan was out of date;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
+//! - [`peers`]: cancel requests on their way to other processes;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
 //! - [`pools`]: all pools: limits across them, eviction, PAUSE, upkeep.
 //!
@@ -13,6 +14,7 @@
 
 mod command;
 mod hosts;
+mod peers;
 #[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
 mod pool;
 mod pools;
@@ -23,6 +25,7 @@ mod tls;
 
 pub use command::Done;
 pub use hosts::Hosts;
+pub use peers::{PeerView, Peers};
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
 pub use replay::{Replay, Stale};

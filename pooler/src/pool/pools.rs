@@ -324,8 +324,8 @@ impl Pools {
         Self::cancel_within(server, CANCEL_DEADLINE).await;
     }
 
-    /// As [`Self::cancel`], but gives up after `deadline`.
-    pub async fn cancel_within(server: &ServerEntry, deadline: Duration) {
+    /// As [`Self::cancel`], but gives up after `deadline`. The result is how it ended.
+    pub async fn cancel_within(server: &ServerEntry, deadline: Duration) -> &'static str {
         let send = async {
             let (mut io, _) = Io::connect(&server.address, &Default::default()).await?;
             if server.tls.is_some() {
@@ -335,9 +335,15 @@ impl Pools {
             io.read_some(&mut Vec::new()).await
         };
         match tokio::time::timeout(deadline, send).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!("cancel request to {} failed: {error}", server.address),
-            Err(_) => tracing::warn!("cancel request to {} given up: cancel_wait_timeout", server.address),
+            Ok(Ok(_)) => "cancel request sent",
+            Ok(Err(error)) => {
+                tracing::warn!("cancel request to {} failed: {error}", server.address);
+                "cancel request could not be sent"
+            }
+            Err(_) => {
+                tracing::warn!("cancel request to {} given up: cancel_wait_timeout", server.address);
+                "cancel_wait_timeout"
+            }
         }
     }
 

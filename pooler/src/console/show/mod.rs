@@ -120,7 +120,7 @@ static TABLE: &[Show] = &[
             int("sv_active_cancel"),
             int("sv_login"),
         ],
-        rows: process::none,
+        rows: process::peer_pools,
     },
     Show { name: "dns_hosts", columns: &[text("hostname"), bigint("ttl"), text("addrs")], rows: process::none },
     Show { name: "dns_zones", columns: &[text("zonename"), bigint("serial"), int("count")], rows: process::none },

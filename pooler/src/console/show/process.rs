@@ -49,7 +49,7 @@ pub fn lists(app: &App) -> Vec<Row> {
         ("users", user_names(&config).len()),
         ("peers", config.peers.len()),
         ("pools", app.pools.all().len() + 1),
-        ("peer_pools", 0),
+        ("peer_pools", app.peers.views().len()),
         ("free_clients", 0),
         ("used_clients", clients),
         ("login_clients", app.registry.sockets().saturating_sub(clients)),
@@ -83,5 +83,11 @@ pub fn mem(app: &App) -> Vec<Row> {
 
 pub fn peers(app: &App) -> Vec<Row> {
     let config = app.config();
-    config.peers.values().map(|peer| row![peer.id, &*peer.host, peer.port, peer.pool_size]).collect()
+    config.peers.values().map(|peer| row![peer.id, &*peer.host, peer.port, config.peer_pool_size(peer)]).collect()
+}
+
+/// Peers that a cancel request went to.
+pub fn peer_pools(app: &App) -> Vec<Row> {
+    let views = app.peers.views().into_iter();
+    views.map(|peer| row![peer.id, peer.active, peer.waiting, peer.active, peer.connecting]).collect()
 }

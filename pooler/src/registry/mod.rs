@@ -14,6 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use atomic_waker::AtomicWaker;
 use sluice_wire::startup::CancelKey;
 
+mod key;
+
+use self::key::KeyIndex;
+pub use self::key::{ClientKey, forwarded, peer_of};
 use crate::net::tls::{ServerTls, TlsInfo};
 use crate::net::{Address, Peer};
 
@@ -336,28 +340,6 @@ impl ClientEntry {
     }
 }
 
-/// A client's cancel key: 4 secret bytes, or 32 in protocol 3.2.
-#[derive(Debug)]
-pub struct ClientKey {
-    pub pid: i32,
-    short: [u8; 4],
-    long: Option<Box<[u8; 32]>>,
-}
-
-impl ClientKey {
-    fn random(long: bool) -> Self {
-        let long = long.then(|| Box::new(rand::random()));
-        Self { pid: rand::random::<i32>() & i32::MAX, short: rand::random(), long }
-    }
-
-    pub fn secret(&self) -> &[u8] {
-        match &self.long {
-            Some(long) => &**long,
-            None => &self.short,
-        }
-    }
-}
-
 /// What everybody may know of a server connection.
 #[derive(Debug)]
 pub struct ServerEntry {
@@ -420,12 +402,31 @@ impl Clock {
 #[derive(Debug)]
 pub struct Registry {
     next_id: AtomicU64,
-    clients: Mutex<HashSet<ById>>,
+    clients: Mutex<Clients>,
     servers: Mutex<HashMap<u64, Arc<ServerEntry>>>,
     names: Mutex<HashSet<Arc<Names>>>,
     /// Accepted and not yet closed, logged in or not.
     sockets: AtomicUsize,
     pub clock: Clock,
+}
+
+/// Those that have logged in.
+#[derive(Debug, Default)]
+struct Clients {
+    by_id: HashSet<ById>,
+    by_key: KeyIndex,
+}
+
+impl Clients {
+    fn insert(&mut self, client: &Arc<ClientEntry>) {
+        self.by_id.insert(ById(client.clone()));
+        self.by_key.insert(client.clone());
+    }
+
+    fn remove(&mut self, client: &ClientEntry) {
+        self.by_id.remove(&client.id);
+        self.by_key.remove(&client.key);
+    }
 }
 
 /// A set of these is a map from numbers to clients, without a second copy of each number.
@@ -470,6 +471,8 @@ pub struct NewClient {
     pub names: Names,
     pub peer: Peer,
     pub local: Option<SocketAddr>,
+    /// This process's number in peering, or 0: part of the cancel key.
+    pub peer_id: u16,
     /// The client speaks protocol 3.2: its cancel key may be long.
     pub long_key: bool,
     pub socket: SocketGuard,
@@ -493,12 +496,14 @@ impl Registry {
 
     pub fn add_client(&self, id: u64, client: NewClient) -> ClientHandle {
         let connected_at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let names = self.intern(client.names);
+        let mut clients = lock(&self.clients);
         let entry = Arc::new(ClientEntry {
             id,
-            names: self.intern(client.names),
+            names,
             ends: Ends::new(client.peer, client.local),
             connected_at: connected_at.as_millis() as u64,
-            key: ClientKey::random(client.long_key),
+            key: clients.by_key.unused(client.peer_id, client.long_key),
             socket: client.socket,
             state: AtomicU8::new(ClientState::Login as u8),
             eviction: AtomicU8::new(Eviction::None as u8),
@@ -512,7 +517,8 @@ impl Registry {
             cancel_asked: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
         });
-        lock(&self.clients).insert(ById(entry.clone()));
+        clients.insert(&entry);
+        drop(clients);
         ClientHandle { entry }
     }
 
@@ -531,29 +537,27 @@ impl Registry {
     }
 
     pub fn clients(&self) -> Vec<Arc<ClientEntry>> {
-        let mut clients: Vec<_> = lock(&self.clients).iter().map(|client| client.0.clone()).collect();
+        let mut clients: Vec<_> = lock(&self.clients).by_id.iter().map(|client| client.0.clone()).collect();
         clients.sort_by_key(|client| client.id);
         clients
     }
 
     pub fn client(&self, id: u64) -> Option<Arc<ClientEntry>> {
-        lock(&self.clients).get(&id).map(|client| client.0.clone())
+        lock(&self.clients).by_id.get(&id).map(|client| client.0.clone())
     }
 
     /// How many clients there are of which `counts` is true.
     pub fn count_clients(&self, mut counts: impl FnMut(&ClientEntry) -> bool) -> usize {
-        lock(&self.clients).iter().filter(|client| counts(&client.0)).count()
+        lock(&self.clients).by_id.iter().filter(|client| counts(&client.0)).count()
     }
 
     pub fn client_count(&self) -> usize {
-        lock(&self.clients).len()
+        lock(&self.clients).by_id.len()
     }
 
     /// The client that a cancel request means. All of the key is compared, in constant time.
     pub fn client_by_key(&self, key: &CancelKey) -> Option<Arc<ClientEntry>> {
-        let clients = lock(&self.clients);
-        let mut clients = clients.iter().map(|client| &client.0);
-        clients.find(|client| client.key.pid == key.pid && same_secret(client.key.secret(), &key.secret)).cloned()
+        lock(&self.clients).by_key.find(key)
     }
 
     pub fn add_server(&self, server: Arc<ServerEntry>) {
@@ -573,10 +577,6 @@ impl Registry {
         servers.sort_by_key(|server| server.id);
         servers
     }
-}
-
-fn same_secret(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -615,6 +615,6 @@ impl std::ops::Deref for ClientHandle {
 
 impl Drop for ClientHandle {
     fn drop(&mut self) {
-        lock(&self.entry.socket.0.clients).remove(&self.entry.id);
+        lock(&self.entry.socket.0.clients).remove(&self.entry);
     }
 }

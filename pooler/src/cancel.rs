@@ -1,0 +1,55 @@
+//! Cancel requests: to the server that runs the client's statement, or to the process that has the client.
+
+use sluice_wire::startup::CancelKey;
+
+use crate::app::{App, FOREVER};
+use crate::config::CONSOLE;
+use crate::pool::Pools;
+use crate::registry::{ClientEntry, forwarded, peer_of};
+use crate::stats::Counted;
+
+/// Sees a request through, and returns when it has arrived: why its connection may be closed now.
+pub async fn cancel(app: &App, key: &CancelKey) -> &'static str {
+    // One's own come first, whatever their peer number says: it may have changed since they got their keys.
+    match app.registry.client_by_key(key) {
+        Some(client) => cancel_client(app, &client).await,
+        None => forward(app, key).await,
+    }
+}
+
+async fn cancel_client(app: &App, client: &ClientEntry) -> &'static str {
+    if client.database() == CONSOLE {
+        client.ask_to_cancel();
+        return "cancel request for the console";
+    }
+    let server = client.linked_server();
+    let Some(entry) = (server != 0).then(|| app.registry.server(server)).flatten() else {
+        return "cancel request for idle client";
+    };
+    let _under_way = Counted::new(&entry.cancels);
+    // The server may have gone to another client in between; it doesn't while cancels are counted.
+    if client.linked_server() != server {
+        return "cancel request for idle client";
+    }
+    Pools::cancel_within(&entry, deadline(app)).await
+}
+
+/// Peering: a key that isn't ours may be another process's.
+async fn forward(app: &App, key: &CancelKey) -> &'static str {
+    let (config, id) = (app.config(), peer_of(key));
+    if config.settings.peer_id == 0 || id == config.settings.peer_id {
+        return "failed cancel request";
+    }
+    let Some(peer) = config.peers.get(&id) else {
+        return "could not find peer to forward cancel request to";
+    };
+    let Some(key) = forwarded(key) else {
+        return "cancel request was forwarded too often";
+    };
+    app.peers.forward(peer, config.peer_pool_size(peer), &key, deadline(app)).await
+}
+
+fn deadline(app: &App) -> std::time::Duration {
+    let timeout = app.config().settings.cancel_wait_timeout;
+    if timeout.is_zero() { FOREVER } else { timeout }
+}
