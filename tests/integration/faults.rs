@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Batch, Client, DEADLINE, Login, Sluice, Stand, binary, databases, eventually};
+use crate::support::{
+    Batch, Client, DEADLINE, Login, NO_TLS, Sluice, Stand, binary, databases, eventually, fake, fake_server,
+    first_request, server_that_answers,
+};
 
 fn one_server() -> Stand {
     Stand::start(&["default_pool_size = 1"])
@@ -357,35 +359,6 @@ fn mistakes_in_the_settings_are_told_with_file_and_line() {
     }
 }
 
-/// A server that does `serve` with each connection; its port.
-fn fake(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("its address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { return };
-            let serve = serve.clone();
-            thread::spawn(move || serve(stream));
-        }
-    });
-    port
-}
-
-/// Hangs up only after the other side has.
-fn outlast(mut stream: TcpStream) {
-    let mut buffer = [0; 1024];
-    while matches!(stream.read(&mut buffer), Ok(count) if count > 0) {}
-}
-
-/// A server that answers every connection with the same bytes.
-fn fake_server(answer: &'static [u8]) -> u16 {
-    fake(move |mut stream| {
-        let _ = stream.read(&mut [0; 1024]);
-        let _ = stream.write_all(answer);
-        outlast(stream);
-    })
-}
-
 #[test]
 fn garbage_from_a_server_during_login_reaches_the_client_as_an_error() {
     let answers: [&[u8]; 6] = [
@@ -406,30 +379,6 @@ fn garbage_from_a_server_during_login_reaches_the_client_as_an_error() {
         assert_eq!(error.severity, "FATAL", "{answer:?}: {error}");
         assert!(sluice.is_alive());
     }
-}
-
-/// These servers know nothing of TLS, not even how to decline it.
-const NO_TLS: &str = "server_tls_sslmode = disable";
-
-/// A server's side of a login that asks for nothing.
-const LOGIN: &[u8] = b"R\0\0\0\x08\0\0\0\0K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I";
-
-/// Lets a client in; its first request.
-fn first_request(stream: &mut TcpStream) -> String {
-    let mut buffer = [0; 1024];
-    let _ = stream.read(&mut buffer);
-    let _ = stream.write_all(LOGIN);
-    let count = stream.read(&mut buffer).unwrap_or(0);
-    String::from_utf8_lossy(&buffer[..count]).into_owned()
-}
-
-/// A server that lets everybody in, and answers the first request with these bytes.
-fn server_that_answers(answer: &'static [u8]) -> u16 {
-    fake(move |mut stream| {
-        first_request(&mut stream);
-        let _ = stream.write_all(answer);
-        outlast(stream);
-    })
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod process;
 mod regress;
 mod replan;
 mod restart;
+mod security;
 mod settings;
 mod state;
 mod support;

@@ -22,6 +22,7 @@ pub const TEXT: &str = "
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS|WAIT_FOR_TRANSACTIONS
 \tCREATE SHARDED|REFERENCE|HOME TABLE [<schema>.]<name> [IN <db>]
 \tDROP TABLE CLASS [<schema>.]<name> [IN <db>]
-\tCREATE PURE|SHARD LOCAL FUNCTION [<schema>.]<name> [IN <db>]
+\tCREATE PURE FUNCTION [<schema>.]<name> [IN <db>]
+\tCREATE SHARD LOCAL FUNCTION [<schema>.]<name> [IN <db>]
 \tDROP FUNCTION CLASS [<schema>.]<name> [IN <db>]
 ";

@@ -167,3 +167,18 @@ proptest! {
         prop_assert_eq!(parse(&statement), Ok(Command::Control(Control::Kill(Some(name)))));
     }
 }
+
+/// What a test of the whole program takes from SHOW HELP is then every command that there is.
+#[test]
+fn help_names_every_command() {
+    let (_, control) = include_str!("parse.rs").split_once("\nfn control(").expect("the grammar of control commands");
+    let (control, _) = control.split_once("\n}\n").expect("its end");
+    let commands = control.split("(\"").skip(1).filter_map(|text| text.split_once('"'));
+    let shown = include_str!("show/mod.rs").split(" name: \"").skip(1).filter_map(|text| text.split_once('"'));
+    let words: Vec<_> = commands.chain(shown).map(|(word, _)| word.to_ascii_uppercase()).collect();
+    assert!(words.len() > 30, "{words:?}");
+    let help: Vec<_> = super::super::help::TEXT.split(['\n', '\t', ' ', '|']).collect();
+    for word in &words {
+        assert!(help.contains(&word.as_str()), "{word} is not in SHOW HELP");
+    }
+}

@@ -96,7 +96,17 @@ pub fn start(settings: &Settings, stderr: bool, least_verbosity: u32) -> std::io
     let syslog = ToSyslog(Arc::new(Mutex::new(syslog(settings))));
     // A second start in one process (tests) keeps the first.
     let _ = tracing_subscriber::registry().with(own).with(stderr).with(to_file).with(syslog.clone()).try_init();
+    log_panics();
     Ok(Log { file, syslog, levels: handle, least_verbosity })
+}
+
+/// A panic ends one task, which nobody would notice: stderr is no longer there in the background.
+fn log_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("internal error: {}", panic.to_string().replace('\n', " "));
+        usual(panic);
+    }));
 }
 
 /// Syslog, if it is used now.

@@ -6,6 +6,7 @@
 mod batch;
 mod certs;
 mod client;
+mod fake;
 mod sluice;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use sluice_test_harness::Cluster;
 pub use batch::Batch;
 pub use certs::{Certificates, Request};
 pub use client::{Client, DEADLINE, Login, ServerError, cancel};
+pub use fake::{LOGIN, NO_TLS, fake, fake_server, first_request, outlast, server_that_answers};
 pub use sluice::{Sluice, binary, free_port};
 
 /// A cluster, and Sluice in front of it: every database of the cluster is reachable under its own name by user `postgres`.
