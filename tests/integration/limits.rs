@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Login, Stand, eventually};
+use crate::support::{Client, Login, Sluice, Stand, databases, eventually};
 
 /// Waits until so many clients are in the pool's queue.
 fn await_queue(stand: &Stand, count: usize) {
@@ -225,6 +225,25 @@ fn too_many_clients_of_a_database_or_a_user_are_told_so() {
         let _one = stand.client();
         let refused = Client::log_in(&stand.sluice.address(), &Login::default()).err().expect("a refusal");
         assert_eq!((refused.code.as_str(), refused.message.as_str()), ("53300", text));
+    }
+}
+
+/// They are asked first: who is refused for them has not been asked for a password.
+#[test]
+fn limits_for_clients_come_before_the_login() {
+    for setting in ["max_client_conn = 1", "max_db_client_connections = 1", "max_user_client_connections = 1"] {
+        let cluster = sluice_test_harness::Cluster::start();
+        let settings = ["auth_type = scram-sha-256", setting];
+        let sluice = Sluice::start_with_users(&databases(&cluster, ""), &settings, "\"postgres\" \"secret\"\n");
+        let _one = sluice.log_in(&Login::default().with_password("secret"));
+        let mut client = Client::open(&sluice.address());
+        client.start(&Login::default());
+        let answer = client.until_closed();
+        assert_eq!(
+            (answer.tags().as_str(), answer.error().expect("a refusal").code.as_str()),
+            ("E", "53300"),
+            "{setting}"
+        );
     }
 }
 

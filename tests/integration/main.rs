@@ -21,6 +21,7 @@ mod pins;
 mod pipelines;
 mod prepared;
 mod process;
+mod proxy;
 mod regress;
 mod replan;
 mod restart;

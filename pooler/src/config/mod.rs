@@ -10,6 +10,7 @@
 //! - `auth_file`: users and their secrets;
 //! - `hba`: rules and user name maps for `auth_type = hba`;
 //! - `ldap`: options of LDAP authentication;
+//! - `network`: ranges of addresses;
 //! - `effective`: which value counts where several are given.
 
 mod auth_file;
@@ -20,6 +21,7 @@ mod error;
 mod hba;
 mod ini;
 mod ldap;
+mod network;
 mod settings;
 mod tls;
 mod users;
@@ -36,6 +38,7 @@ pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};
 pub use hba::{Applicant, Hba, HbaMethod, IdentMaps, Rule};
 pub use ldap::{LdapBind, LdapOptions};
+pub use network::Networks;
 pub use settings::{ConfigRow, Settings};
 pub use tls::{CipherList, Curves, Suites13, TlsVersions, openssl_name};
 pub use users::{Peer, UserSettings};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::ConfigError;
+use super::network::Networks;
 use super::tls::{CipherList, Curves, DhParams, Suites13, TlsVersions};
 use super::values::{AuthType, FileMode, List, PoolMode, SslMode, SyslogFacility, Value};
 
@@ -291,6 +292,9 @@ settings! {
     // Sluice's own, after PgBouncer's so that those keep their order in SHOW CONFIG.
     /// Over how long the clients of a process that is being replaced are asked to leave, one after another.
     drain_time: Duration = Some("30"), Reload, Full;
+    /// Addresses of proxies whose connections begin with a PROXY protocol header (version 1 or 2), and nobody else's may; empty
+    /// for none. Unix sockets have no header.
+    proxy_protocol_networks: Networks = Some(""), Reload, Full;
     /// Folder where the last shard map is kept; empty for nowhere.
     state_dir: PathBuf = Some(""), Start, Full;
     /// Threads that serve clients; 0: one up to two cores, then half the cores.
@@ -415,7 +419,7 @@ mod tests {
 
 Section `[pgbouncer]`, in the order of SHOW CONFIG. Written by a test from the table that the program itself uses
 (`UPDATE_DOCS=1 cargo nextest run -p sluice -E 'test(the_settings_page)'`). Times are in seconds unless it says otherwise. Names and
-defaults are PgBouncer's; the last four are Sluice's own. *At start*: RELOAD accepts another value, which counts from the
+defaults are PgBouncer's; the last five are Sluice's own. *At start*: RELOAD accepts another value, which counts from the
 next start on. What isn't supported is an error with file and line.
 
 | setting | default | meaning | takes effect | supported |
@@ -453,11 +457,11 @@ next start on. What isn't supported is an error with file and line.
     #[test]
     fn rows_stand_in_pgbouncers_order() {
         let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-        let mut sorted: Vec<_> = names[..names.len() - 4].to_vec();
+        let mut sorted: Vec<_> = names[..names.len() - 5].to_vec();
         sorted.sort_unstable();
         let from = sorted.iter().position(|&name| name == "pool_idle_timeout").unwrap();
         sorted.swap(from, from + 1);
-        sorted.extend(["drain_time", "state_dir", "worker_threads", "template_cache_size"]);
+        sorted.extend(["drain_time", "proxy_protocol_networks", "state_dir", "worker_threads", "template_cache_size"]);
         assert_eq!(names, sorted);
     }
 

@@ -173,6 +173,7 @@ impl Handshake {
     }
 
     async fn run(&mut self, socket: SocketGuard) -> Result<LoggedIn, Refusal> {
+        self.take_proxy_header().await?;
         loop {
             self.take_direct_tls().await?;
             let packet = self.startup_packet().await?;
@@ -192,6 +193,7 @@ impl Handshake {
         while self.input.len() < 4 {
             self.read().await?;
         }
+        self.refuse_proxy_header()?;
         let length = startup::packet_length([self.input[0], self.input[1], self.input[2], self.input[3]])
             .map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
         while self.input.len() < length {
@@ -224,6 +226,9 @@ impl Handshake {
         }
         let vars = self.session_vars(&message)?;
         let database = if console { None } else { self.config.database(&message.database) };
+        if let Some(database) = &database {
+            self.check_limits(database, &message.user)?;
+        }
         let user = self.authenticate(&message, database.as_ref()).await?;
         let names = Names {
             user,
@@ -243,11 +248,13 @@ impl Handshake {
             return self.log_in_to_console(new).await;
         }
         let database = database.ok_or_else(|| refuse("3D000", format!("no such database: {}", message.database)))?;
+        self.check_open(&database)?;
+        // Again: others may have come in the meantime.
         self.check_limits(&database, &new.names.user)?;
         self.log_in_to_database(&database, new, vars).await
     }
 
-    fn check_limits(&self, database: &Database, user: &str) -> Result<(), Refusal> {
+    fn check_open(&self, database: &Database) -> Result<(), Refusal> {
         if self.app.is_disabled(&database.name) {
             return Err(refuse("57P03", format!("database \"{}\" is disabled", database.name)));
         }
@@ -255,6 +262,11 @@ impl Handshake {
         if self.app.is_shutting_down() && !self.app.is_handed_over() {
             return Err(refuse("57P03", "pooler is shutting down"));
         }
+        Ok(())
+    }
+
+    /// Asked before the login, which costs something, and after it.
+    fn check_limits(&self, database: &Database, user: &str) -> Result<(), Refusal> {
         let admin = self.config.settings.admin_users.has(user);
         // All clients are looked at only if there is a limit.
         let over = |limit: u32, counts: &dyn Fn(&ClientEntry) -> bool| {

@@ -11,6 +11,7 @@ mod auth;
 mod bind;
 mod handshake;
 mod parameters;
+mod proxy;
 mod tls;
 
 pub use self::bind::{Inherited, unix_path};

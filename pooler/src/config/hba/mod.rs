@@ -7,11 +7,9 @@
 //!
 //! - `tokens`: a line into fields, with quotes, comma lists and `@file`;
 //! - `parse`: fields into a [`Rule`];
-//! - `network`: addresses and masks;
 //! - `ident`: user name maps.
 
 mod ident;
-mod network;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -22,8 +20,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::network::Network;
 pub use ident::IdentMaps;
-use network::Network;
 
 use super::error::{ConfigError, Place};
 use super::ini::read_text;

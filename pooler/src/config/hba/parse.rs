@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::super::error::{ConfigError, Place};
 use super::super::ldap::LdapOptions;
-use super::network::Network;
 use super::tokens::{Field, Token, expand, fields};
 use super::{HbaMethod, Names, Rule, Source};
+use crate::config::network::Network;
 
 /// PostgreSQL's methods that a rule cannot have here.
 const OTHER_METHODS: &[&str] = &["bsd", "gss", "ident", "oauth", "pam", "radius", "sspi"];

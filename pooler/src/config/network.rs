@@ -1,6 +1,41 @@
-//! Addresses with masks.
+//! Addresses with masks: of HBA rules, and of settings.
 
 use std::net::IpAddr;
+
+use super::values::Value;
+
+/// A comma-separated list of networks. An address without a mask is a network of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Networks {
+    text: String,
+    networks: Vec<Network>,
+}
+
+impl Networks {
+    /// Whether an address is in one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(address))
+    }
+}
+
+impl Value for Networks {
+    fn parse(text: &str) -> Result<Self, String> {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let networks = items.map(|item| {
+            let single = item.parse().ok().map(Network::single);
+            let network =
+                single.or_else(|| Network::parse_cidr(item).filter(|(_, stray)| !stray).map(|(network, _)| network));
+            network.ok_or_else(|| {
+                format!("\"{item}\" is no network such as 10.0.0.0/8 or ::1, without bits beyond its mask")
+            })
+        });
+        Ok(Self { text: text.to_owned(), networks: networks.collect::<Result<_, _>>()? })
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.text.clone())
+    }
+}
 
 /// A range of addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +72,11 @@ impl Network {
     pub fn parse_masked(address: &str, mask: &str) -> Option<Parsed> {
         let (address, mask): (IpAddr, IpAddr) = (address.parse().ok()?, mask.parse().ok()?);
         (address.is_ipv6() == mask.is_ipv6()).then(|| Self::new(address, number(mask)))
+    }
+
+    fn single(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self::new(address, u128::MAX).0
     }
 
     fn new(address: IpAddr, mask: u128) -> Parsed {
@@ -95,6 +135,20 @@ mod tests {
         let (network, stray) = Network::parse_cidr("10.1.2.3/16").unwrap();
         assert!(stray && network.contains("10.1.9.9".parse().unwrap()));
         assert!(!Network::parse_cidr("10.1.0.0/16").unwrap().1);
+    }
+
+    #[test]
+    fn lists_of_networks() {
+        let networks = Networks::parse("10.0.0.0/8, ::1,192.0.2.7").unwrap();
+        for (address, inside) in
+            [("10.9.9.9", true), ("::1", true), ("192.0.2.7", true), ("192.0.2.8", false), ("::ffff:192.0.2.7", true)]
+        {
+            assert_eq!(networks.contains(address.parse().unwrap()), inside, "{address}");
+        }
+        assert!(!Networks::parse("").unwrap().contains("::1".parse().unwrap()));
+        for bad in ["10.1.2.3/8", "lb.example.com", "10.0.0.0/8 ::1"] {
+            assert!(Networks::parse(bad).unwrap_err().contains("is no network"), "{bad}");
+        }
     }
 
     #[test]
