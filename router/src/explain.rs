@@ -167,7 +167,12 @@ fn session_effect(statement: &Statement) -> String {
 
 fn action_effect(action: &Action) -> Option<String> {
     Some(match action {
-        Action::None | Action::CopyIn | Action::CopyOut | Action::Notify => return None,
+        Action::None
+        | Action::CopyIn
+        | Action::CopyOut
+        | Action::Notify
+        | Action::ShowPrepared
+        | Action::ShowChannels => return None,
         Action::Begin => "opens a transaction block; no server is taken before the first statement".into(),
         Action::Commit { .. } | Action::Rollback { .. } => "ends the transaction block".into(),
         Action::Savepoint(name) => format!("sets savepoint \"{name}\""),
@@ -177,9 +182,10 @@ fn action_effect(action: &Action) -> Option<String> {
         Action::Set(SetAction { name, local: false, .. }) => format!("changes the session's \"{name}\""),
         Action::Set(SetAction { name, local: true, .. }) => format!("changes the transaction's \"{name}\""),
         Action::DiscardAll | Action::DiscardOther => "discards session state".into(),
-        Action::Listen => "listens on its server".into(),
-        Action::Unlisten => "stops listening".into(),
-        Action::Prepare(name) => format!("prepares statement \"{name}\" on its server"),
+        Action::Listen(channel) => format!("listens on channel \"{channel}\""),
+        Action::Unlisten(Some(channel)) => format!("stops listening on channel \"{channel}\""),
+        Action::Unlisten(None) => "stops listening".into(),
+        Action::Prepare { name, .. } => format!("prepares statement \"{name}\""),
         Action::Execute(name) => format!("executes prepared statement \"{name}\""),
         Action::Deallocate(Some(name)) => format!("deallocates prepared statement \"{name}\""),
         Action::Deallocate(None) => "deallocates all prepared statements".into(),

@@ -85,7 +85,7 @@ pub enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Residue {
     /// Leaves something that can't be carried to another server: a temporary table, a WITH HOLD cursor, LISTEN, a session
-    /// advisory lock, SQL-level PREPARE. The session keeps the server until it is gone.
+    /// advisory lock, some SQL-level PREPAREs. The session keeps the server until it is gone.
     pub pins: bool,
     /// May remove such a thing (DROP, unlock, CLOSE, UNLISTEN, DEALLOCATE, DISCARD): worth asking the server again.
     pub may_unpin: bool,
@@ -120,13 +120,23 @@ pub enum Action {
     DiscardAll,
     /// DISCARD PLANS | SEQUENCES | TEMP.
     DiscardOther,
-    Listen,
-    Unlisten,
+    /// LISTEN channel.
+    Listen(Box<str>),
+    /// UNLISTEN channel, or all (None).
+    Unlisten(Option<Box<str>>),
     Notify,
-    /// SQL-level PREPARE name.
-    Prepare(Box<str>),
-    /// SQL-level EXECUTE name.
+    /// SQL-level PREPARE name. `leaves`: what each EXECUTE leaves. The statement's own residue says whether it pins: if not,
+    /// its text prepares the same on any server.
+    Prepare {
+        name: Box<str>,
+        leaves: Residue,
+    },
+    /// SQL-level EXECUTE name, also inside EXPLAIN and CREATE TABLE AS.
     Execute(Box<str>),
+    /// Reads pg_prepared_statements.
+    ShowPrepared,
+    /// Calls pg_listening_channels().
+    ShowChannels,
     /// DEALLOCATE name, or of all (None).
     Deallocate(Option<Box<str>>),
     /// DECLARE name CURSOR. `hold`: WITH HOLD.

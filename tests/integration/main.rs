@@ -27,6 +27,7 @@ mod replan;
 mod restart;
 mod security;
 mod settings;
+mod sql_prepared;
 mod state;
 mod support;
 mod suspend;

@@ -57,8 +57,8 @@ fn what_pins_and_what_unpins() {
         ("LISTEN news", "UNLISTEN *"),
         ("SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"),
         ("SELECT pg_try_advisory_lock_shared(1)", "SELECT pg_advisory_unlock_all()"),
-        ("PREPARE mine AS SELECT 1", "DEALLOCATE mine"),
-        ("PREPARE mine AS SELECT 1", "DISCARD ALL"),
+        (r"PREPARE mine AS SELECT E'\\'", "DEALLOCATE mine"),
+        (r"PREPARE mine AS SELECT E'\\'", "DISCARD ALL"),
     ];
     for (pins, unpins) in cases {
         client.ok(pins);

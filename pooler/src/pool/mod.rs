@@ -4,6 +4,7 @@
 //! - [`server`]: one connection to PostgreSQL, how it is opened, and what it carries between leases;
 //! - [`command`]: statements of our own on a server, whose results the client does not see;
 //! - [`replay`]: a batch that is repeated if a plan was out of date;
+//! - [`sql_statements`]: what a server has from SQL-level PREPARE;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
 //! - [`peers`]: cancel requests on their way to other processes;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
@@ -21,6 +22,7 @@ mod pools;
 mod replay;
 mod server;
 mod slots;
+mod sql_statements;
 mod tls;
 
 pub use command::Done;
@@ -31,3 +33,4 @@ pub use pools::{PoolView, Pools};
 pub use replay::{Replay, Stale};
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};
 pub use slots::{Sizes, Slots, Waiter};
+pub use sql_statements::SqlStatements;

@@ -15,6 +15,7 @@ use sluice_wire::startup::{CancelKey, startup_message};
 use super::hosts::Hosts;
 use super::pool::PoolKey;
 use super::replay::Replay;
+use super::sql_statements::SqlStatements;
 use super::tls::negotiate;
 use crate::net::tls::{ServerTls, end_point};
 use crate::net::{Address, Io, Peer, TcpOptions};
@@ -98,6 +99,7 @@ pub struct Server {
     /// It reads string constants as standard_conforming_strings = off does: backslashes escape.
     pub escape_strings: bool,
     pub statements: Option<Box<StatementCache>>,
+    pub sql_statements: Option<Box<SqlStatements>>,
     pub replay: Replay,
     /// The client whose unnamed statement it holds; 0 = nobody's.
     pub unnamed_of: u64,
@@ -173,6 +175,7 @@ impl Server {
             pending: 0,
             escape_strings: login.welcome.parameters.iter().any(|(name, value)| name == STRINGS && value == "off"),
             statements: None,
+            sql_statements: None,
             replay: Replay::default(),
             unnamed_of: 0,
             last_client: 0,
@@ -209,6 +212,7 @@ impl Server {
     /// DISCARD ALL or DEALLOCATE ALL ran.
     pub fn forget_all_statements(&mut self) {
         self.statements = None;
+        self.sql_statements = None;
         self.unnamed_of = 0;
         self.entry.prepared.store(0, Ordering::Relaxed);
     }

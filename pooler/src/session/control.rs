@@ -17,6 +17,7 @@ use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{Later, Slow};
 use super::send::{needs_reset, unknown_shard};
 use super::settle::{After, eviction_report};
+use super::sql_prepared::carried;
 use super::transaction::{Effect, TransactionLog};
 use super::wait::queued_notice;
 use super::{End, Link, Pending, Session, Transaction};
@@ -30,12 +31,12 @@ use crate::vars::{Var, Vars, taken_by_reset, transition};
 const RESET: &str = "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); \
                      DISCARD TEMP; DISCARD SEQUENCES";
 
-/// Does anything on this server still keep a session from sharing it?
+/// Does anything on this server still keep a session from sharing it? Followed by which prepared statements don't.
 const STILL_PINNED: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
      OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE relpersistence = 't' AND relnamespace = pg_catalog.pg_my_temp_schema()) \
      OR EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
      OR EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
-     OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)";
+     OR EXISTS (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql AND NOT ";
 
 impl Session {
     /// Deals with what [`Slow`] says, so that the loop can go on. Each kind has a future of its own: all clients may wait for
@@ -57,6 +58,10 @@ impl Session {
             }),
             Slow::Prepare(sql) => Box::pin(async move {
                 let result = self.prepare_server(sql).await;
+                self.tell(result).await
+            }),
+            Slow::Statements(steps) => Box::pin(async move {
+                let result = self.sync_sql_statements(steps).await;
                 self.tell(result).await
             }),
             // Whatever else is wrong with the statement, PostgreSQL would not look at it.
@@ -367,6 +372,9 @@ impl Session {
                     }
                 }
             }
+            Effect::Prepare { name, text, leaves } => self.prepared_by_sql(name, text.as_ref(), *leaves),
+            Effect::Deallocate(name) => self.deallocated(name),
+            Effect::Execute(_) | Effect::ShowPrepared => {}
             Effect::DiscardAll => self.discard_all(),
             Effect::DeallocateAll => self.forget_statements(),
         }
@@ -415,7 +423,8 @@ impl Session {
     /// Asks the server whether what kept it is gone.
     pub(super) async fn try_unpin(&mut self) -> Result<(), End> {
         if let Some(server) = self.server_mut()
-            && let Ok(done) = server.run(STILL_PINNED).await
+            && let sql = format!("{STILL_PINNED}{})", carried(server.sql_statements.as_deref()))
+            && let Ok(done) = server.run(&sql).await
             && done.value.as_deref() == Some(b"f")
         {
             self.pin(false);
@@ -542,6 +551,10 @@ impl Session {
                 self.apply_effect(&effect, false);
                 let is_reset = sql.trim_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case("reset"));
                 if is_reset { "RESET" } else { "SET" }
+            }
+            Effect::Deallocate(name) => {
+                self.forget_statement(&name);
+                "DEALLOCATE"
             }
             _ => return Err(not_together()),
         };

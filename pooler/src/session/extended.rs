@@ -264,6 +264,11 @@ impl Edit<'_> {
                 if name.is_empty() {
                     self.statements.unnamed = None;
                 }
+                let of_sql = str::from_utf8(name).ok().and_then(|name| self.statements.sql.remove(name));
+                if of_sql.is_some_and(|prepared| prepared.text.is_none()) {
+                    // It is on this server only.
+                    return self.pass(frame.raw, Reply::Close);
+                }
                 self.statements.remove(name);
                 self.special(Reply::LocalClose);
             }

@@ -1,10 +1,12 @@
-//! Protocol-level prepared statements, which outlive the server they were first prepared on.
+//! Protocol-level prepared statements (those of SQL are in [`super::sql_prepared`]), which outlive the server they were first prepared on.
 //!
 //! A statement is known by its text and parameter types, whoever prepared it, and has one number in the whole process.
 //! Its name on every server follows from the number, so all clients that prepare the same text share one statement a server.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::sql_prepared::SqlNames;
 
 /// So many statements are remembered without a client that uses them, if they are no longer than so many bytes.
 const RECENT: usize = 1024;
@@ -30,6 +32,7 @@ struct State {
     /// The newest ones, kept although no client may have them any more: clients that come and go prepare the same again.
     recent: VecDeque<Arc<Prepared>>,
     next_id: u32,
+    stamp: u64,
     /// Forget what no client uses any more when the table has grown to this.
     sweep_at: usize,
 }
@@ -59,6 +62,13 @@ impl StatementTable {
 }
 
 impl StatementTable {
+    /// A number for now: higher than any before it.
+    pub fn stamp(&self) -> u64 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.stamp += 1;
+        state.stamp
+    }
+
     /// Whoever prepares this text from now on gets another statement: servers have plans of this one that are out of date.
     pub fn retire(&self, id: u32) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,6 +84,8 @@ type Meaning = Option<Arc<Prepared>>;
 #[derive(Debug, Default)]
 pub struct ClientStatements {
     pub named: HashMap<Box<[u8]>, Arc<Prepared>, foldhash::fast::RandomState>,
+    /// Those that it prepared with SQL.
+    pub sql: SqlNames,
     /// What the names on their way to a server meant before, in the order of their Parse and Close messages.
     undo: Vec<(Box<[u8]>, Meaning)>,
     /// What follows the name in the Parse of the unnamed statement.
@@ -81,6 +93,11 @@ pub struct ClientStatements {
 }
 
 impl ClientStatements {
+    /// Whether the name is taken, by whichever kind of statement.
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.named.contains_key(name) || str::from_utf8(name).is_ok_and(|name| self.sql.contains_key(name))
+    }
+
     /// The text-and-types of a statement.
     pub fn tail(&self, name: &[u8]) -> Option<&[u8]> {
         if name.is_empty() { self.unnamed.as_deref() } else { self.named.get(name).map(|prepared| &*prepared.tail) }

@@ -162,7 +162,7 @@ impl Context<'_> {
     fn check_parse(&self, request: &mut Request, parse: &Parse<'_>, earlier: &[u8]) -> Result<(), Deny> {
         if !parse.name.is_empty() && self.tracks_statements {
             request.edits = true;
-            let before = self.statements.is_some_and(|known| known.named.contains_key(parse.name));
+            let before = self.statements.is_some_and(|known| known.has(parse.name));
             let taken = taken_in_batch(earlier, parse.name).unwrap_or(before);
             if taken {
                 return Err(Deny::NameTaken(String::from_utf8_lossy(parse.name).into_owned()));
@@ -191,6 +191,7 @@ impl Context<'_> {
                 self.add(request, sql, &BindParameters { bind, types })
             }
             None if bind.statement.is_empty() || !self.tracks_statements => Ok(()),
+            None if self.names_sql_statement(request, bind.statement) => Ok(()),
             None => Err(Deny::UnknownStatement),
         }
     }
@@ -207,6 +208,9 @@ impl Context<'_> {
             return Ok(());
         }
         request.edits = true;
+        if frame.tag == b'D' && parses.find(name).is_none() && self.names_sql_statement(request, name) {
+            return Ok(());
+        }
         let known = parses.find(name).is_some() || self.statements.is_some_and(|known| known.named.contains_key(name));
         if known || frame.tag == b'C' { Ok(()) } else { Err(Deny::UnknownStatement) }
     }
@@ -244,21 +248,65 @@ impl Context<'_> {
                 request.place = combine(request, self.map, target)?;
                 request.statements += 1;
                 note(request, statement);
-                let passive = !controls(&statement.action);
-                if passive && request.effects.is_empty() {
+                if let Action::Execute(name) = &statement.action {
+                    self.note_execute(request, name)?;
+                }
+                if !is_remembered(&statement.action) && request.effects.is_empty() {
                     continue;
                 }
                 let text = || piece(sql, separators, index, template);
                 let value = |value: &sluice_router::template::SetValue| set_value(value, sql, literals, parameters);
-                let effect = Effect::of(&statement.action, &text(), value).ok_or_else(unknown_setting)?;
+                let mut effect = Effect::of(statement, &text(), value).ok_or_else(unknown_setting)?;
                 self.check_encoding(&effect)?;
-                while request.effects.len() + 1 < request.statements {
-                    request.effects.push(Effect::None);
+                if let Effect::Prepare { text, .. } = &mut effect
+                    && (!self.tracks_statements || !(template.spans_agree || template.statements.len() == 1))
+                {
+                    *text = None;
+                    request.residue.pins = true;
                 }
-                request.effects.push(effect);
+                request.push_effect(effect);
             }
             Ok(())
         })
+    }
+
+    /// What the statement leaves that it executes. One of the protocol's can't be told from what was said when it was parsed.
+    fn note_execute(&self, request: &mut Request, name: &str) -> Result<(), Deny> {
+        let Some(statements) = self.statements else { return Ok(()) };
+        if let Some(prepared) = statements.sql.get(name) {
+            request.leave(prepared.leaves);
+        } else if statements.named.contains_key(name.as_bytes()) {
+            return Err(Deny::Refused(Box::new(of_the_protocol(name))));
+        }
+        Ok(())
+    }
+
+    /// A message of the extended protocol names a statement that was prepared with SQL. False: there is none.
+    fn names_sql_statement(&self, request: &mut Request, name: &[u8]) -> bool {
+        let Ok(name) = str::from_utf8(name) else { return false };
+        let Some(prepared) = self.statements.and_then(|statements| statements.sql.get(name)) else { return false };
+        request.place = Where::Shard(self.map.home());
+        request.writes = true;
+        request.statements += 1;
+        request.leave(prepared.leaves);
+        request.push_effect(Effect::Execute(name.into()));
+        true
+    }
+}
+
+impl Request {
+    fn leave(&mut self, residue: Residue) {
+        self.residue.pins |= residue.pins;
+        self.residue.may_unpin |= residue.may_unpin;
+        self.residue.opaque |= residue.opaque;
+    }
+
+    /// The effect of the last statement; those before it that have none get an empty one.
+    fn push_effect(&mut self, effect: Effect) {
+        while self.effects.len() + 1 < self.statements {
+            self.effects.push(Effect::None);
+        }
+        self.effects.push(effect);
     }
 }
 
@@ -289,9 +337,7 @@ fn is_ordinary(statement: &Statement) -> bool {
 
 fn note(request: &mut Request, statement: &Statement) {
     request.writes |= statement.access == Access::Write;
-    request.residue.pins |= statement.residue.pins;
-    request.residue.may_unpin |= statement.residue.may_unpin;
-    request.residue.opaque |= statement.residue.opaque;
+    request.leave(statement.residue);
     request.controls |= controls(&statement.action);
     request.begins = request.statements == 1 && statement.action == Action::Begin;
     request.outside_transaction |= statement.outside_transaction;
@@ -317,6 +363,15 @@ fn controls(action: &Action) -> bool {
             | Action::DiscardAll
             | Action::Deallocate(None)
     )
+}
+
+/// The session has to know of the statement, if only of its name.
+fn is_remembered(action: &Action) -> bool {
+    let names_statement = matches!(
+        action,
+        Action::Prepare { .. } | Action::Execute(_) | Action::Deallocate(Some(_)) | Action::ShowPrepared
+    );
+    names_statement || controls(action)
 }
 
 /// Text and types of a remembered Parse.
@@ -364,6 +419,16 @@ fn plain_string(raw: &[u8]) -> Option<String> {
     let inner = raw.strip_prefix(b"'")?.strip_suffix(b"'")?;
     let text = str::from_utf8(inner).ok()?.replace("''", "'");
     (!text.contains('\\')).then_some(text)
+}
+
+fn of_the_protocol(name: &str) -> Refusal {
+    Refusal {
+        sqlstate: "0A000".into(),
+        message: format!("prepared statement \"{name}\" cannot be run by EXECUTE"),
+        detail: "It was prepared by the protocol, and has another name on the server.".to_owned(),
+        hint: "Bind it, or prepare it with PREPARE.".to_owned(),
+        position: 0,
+    }
 }
 
 fn unknown_setting() -> Deny {

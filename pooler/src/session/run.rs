@@ -56,6 +56,8 @@ pub(super) enum Slow {
     Checkout(ShardId),
     /// The server has other settings than the client, or leftovers of another one.
     Prepare(String),
+    /// The server lacks statements that the client prepared with SQL, or has others under their names.
+    Statements(Vec<super::sql_prepared::Step>),
     /// Neither a plain BEGIN nor nothing: the prologue's outcome has to be awaited.
     Enlist(ShardId),
     /// Statements that are not simply sent.

@@ -65,6 +65,9 @@ impl Session {
     #[inline]
     pub(super) fn send(&mut self, decided: Decided, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
         let shard = decided.shard;
+        if !decided.request.effects.is_empty() {
+            self.check_enlisted(&decided.request)?;
+        }
         match self.link_to(shard, decided.request.writes) {
             Ok(()) => {}
             Err(Slow::Checkout(_)) => return Err(Slow::Wait(Box::new(decided))),
@@ -72,6 +75,9 @@ impl Session {
         }
         let request = decided.request;
         self.check_strings()?;
+        if !request.effects.is_empty() {
+            self.check_sql_statements(&request)?;
+        }
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
         let server = self.server_mut().ok_or(Slow::Control)?;
@@ -105,6 +111,7 @@ impl Session {
                             || !transaction.log.changes.is_empty()
                             || (transaction.participants.is_empty() && !is_setting(request))))
             }
+            _ if !request.effects.is_empty() && self.forgets_without_server(request) => true,
             // Lazily begun: no server is needed for it.
             Link::None => request.begins && self.upstream.mode == PoolMode::Transaction && !self.open,
             Link::One(_) => request.begins && self.pinned && !self.open,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use sluice_router::Schema;
-use sluice_router::template::{Action, SchemaChange, SetAction, SetValue};
+use sluice_router::template::{Action, Residue, SchemaChange, SetAction, SetValue, Statement};
 
 use crate::vars::{Vars, VarsTable, set_statement};
 
@@ -195,14 +195,26 @@ pub enum Effect {
     RollbackTo(Box<str>),
     Set(Setting),
     DiscardAll,
+    /// SQL-level PREPARE. `text` makes it again on any server; `None`: it keeps the session on its server. `leaves`: what each
+    /// EXECUTE leaves.
+    Prepare {
+        name: Box<str>,
+        text: Option<Arc<str>>,
+        leaves: Residue,
+    },
+    /// SQL-level EXECUTE, or another use of such a statement.
+    Execute(Box<str>),
+    Deallocate(Box<str>),
+    /// All statements of the client's have to be on its server: it looks at them.
+    ShowPrepared,
     /// SQL-level DEALLOCATE ALL drops the protocol's statements too.
     DeallocateAll,
 }
 
 impl Effect {
     /// `None` for an action whose values can't be told.
-    pub fn of(action: &Action, sql: &str, value: impl FnOnce(&SetValue) -> Option<String>) -> Option<Self> {
-        Some(match action {
+    pub fn of(statement: &Statement, sql: &str, value: impl FnOnce(&SetValue) -> Option<String>) -> Option<Self> {
+        Some(match &statement.action {
             Action::Begin => Self::Begin(sql.to_owned()),
             Action::Commit { chain } => Self::Commit { chain: *chain },
             Action::Rollback { chain } => Self::Rollback { chain: *chain },
@@ -211,7 +223,14 @@ impl Effect {
             Action::RollbackTo(name) => Self::RollbackTo(name.clone()),
             Action::Set(set) => Self::Set(Setting::new(set, sql, value(&set.value))?),
             Action::DiscardAll => Self::DiscardAll,
+            Action::Prepare { name, leaves } => {
+                let text = (!statement.residue.pins).then(|| sql.trim().trim_end_matches(';').into());
+                Self::Prepare { name: name.clone(), text, leaves: *leaves }
+            }
+            Action::Execute(name) => Self::Execute(name.clone()),
+            Action::Deallocate(Some(name)) => Self::Deallocate(name.clone()),
             Action::Deallocate(None) => Self::DeallocateAll,
+            Action::ShowPrepared => Self::ShowPrepared,
             _ => Self::None,
         })
     }

@@ -30,6 +30,8 @@ pub struct Census {
     pub defaults: usize,
     /// CURRENT_TIMESTAMP, CURRENT_USER and the other functions that have grammar of their own.
     pub sql_functions: usize,
+    /// pg_prepared_statements is read.
+    pub lists_prepared: bool,
     /// Functions that are called, in tree order.
     pub functions: Vec<Name>,
     /// Types that are named: casts, column definitions.
@@ -81,6 +83,10 @@ impl Census {
                 let mut names = self.strings_of(value)?;
                 let name = names.pop().unwrap_or_default();
                 self.functions.push(Name { schema: names.pop(), name });
+            }
+            ("RangeVar", "relname") => {
+                let name = self.strings_of(value)?.pop().unwrap_or_default();
+                self.lists_prepared |= name == "pg_prepared_statements";
             }
             ("TypeName", "names") => {
                 let name = self.strings_of(value)?.pop().unwrap_or_default();

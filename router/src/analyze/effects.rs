@@ -47,7 +47,27 @@ pub fn effects(node: &NodeEnum, census: &Census, constants: &Constants<'_>) -> E
         }
     }
     note_functions(census, &mut effects.residue);
+    if let Action::Prepare { leaves, .. } = &mut effects.action
+        && !effects.residue.pins
+    {
+        *leaves = std::mem::take(&mut effects.residue);
+    }
+    if effects.action == Action::None {
+        effects.action = shown(census);
+    }
     effects
+}
+
+/// What of the session a query lists, which the server it runs on would not know.
+fn shown(census: &Census) -> Action {
+    let calls = |name: &str| census.functions.iter().any(|function| function.name == name);
+    if census.lists_prepared || calls("pg_prepared_statement") {
+        Action::ShowPrepared
+    } else if calls("pg_listening_channels") {
+        Action::ShowChannels
+    } else {
+        Action::None
+    }
 }
 
 /// Read only if nothing in the statement may change anything.
@@ -113,11 +133,15 @@ fn action(node: &NodeEnum) -> Action {
         NodeEnum::VariableSetStmt(set) => Action::Set(set_action(set)),
         NodeEnum::DiscardStmt(discard) if discard.target == DiscardMode::DiscardAll as i32 => Action::DiscardAll,
         NodeEnum::DiscardStmt(_) => Action::DiscardOther,
-        NodeEnum::ListenStmt(_) => Action::Listen,
-        NodeEnum::UnlistenStmt(_) => Action::Unlisten,
+        NodeEnum::ListenStmt(listen) => Action::Listen(listen.conditionname.as_str().into()),
+        NodeEnum::UnlistenStmt(unlisten) => Action::Unlisten(named(&unlisten.conditionname)),
         NodeEnum::NotifyStmt(_) => Action::Notify,
-        NodeEnum::PrepareStmt(prepare) => Action::Prepare(prepare.name.as_str().into()),
+        NodeEnum::PrepareStmt(prepare) => {
+            Action::Prepare { name: prepare.name.as_str().into(), leaves: Residue::default() }
+        }
         NodeEnum::ExecuteStmt(execute) => Action::Execute(execute.name.as_str().into()),
+        NodeEnum::ExplainStmt(explain) => executed(&explain.query),
+        NodeEnum::CreateTableAsStmt(create) => executed(&create.query),
         NodeEnum::DeallocateStmt(deallocate) => Action::Deallocate(named(&deallocate.name)),
         NodeEnum::DeclareCursorStmt(declare) => {
             Action::DeclareCursor { name: declare.portalname.as_str().into(), hold: holds(declare) }
@@ -125,6 +149,15 @@ fn action(node: &NodeEnum) -> Action {
         NodeEnum::ClosePortalStmt(close) => Action::CloseCursor(named(&close.portalname)),
         NodeEnum::CopyStmt(copy) if to_client(copy) && copy.is_from => Action::CopyIn,
         NodeEnum::CopyStmt(copy) if to_client(copy) => Action::CopyOut,
+        _ => Action::None,
+    }
+}
+
+/// EXECUTE as a part of another statement.
+fn executed(query: &Option<Box<pg_query::protobuf::Node>>) -> Action {
+    match inner_of(query) {
+        Some(NodeEnum::ExecuteStmt(execute)) => Action::Execute(execute.name.as_str().into()),
+        Some(NodeEnum::CreateTableAsStmt(create)) => executed(&create.query),
         _ => Action::None,
     }
 }
@@ -166,7 +199,8 @@ fn set_action(set: &VariableSetStmt) -> SetAction {
 fn residue(node: &NodeEnum, sql: &str) -> Residue {
     let mut residue = Residue::default();
     match node {
-        NodeEnum::ListenStmt(_) | NodeEnum::PrepareStmt(_) | NodeEnum::LoadStmt(_) => residue.pins = true,
+        NodeEnum::ListenStmt(_) | NodeEnum::LoadStmt(_) => residue.pins = true,
+        NodeEnum::PrepareStmt(prepare) => residue.pins = !super::prepare::means_the_same_anywhere(prepare, sql),
         NodeEnum::DeclareCursorStmt(declare) => residue.pins = holds(declare),
         NodeEnum::DropStmt(_)
         | NodeEnum::UnlistenStmt(_)
@@ -185,7 +219,7 @@ fn residue(node: &NodeEnum, sql: &str) -> Residue {
 }
 
 /// Whether something is created in the session's temporary schema.
-fn creates_temporary(node: &NodeEnum, sql: &str) -> bool {
+pub fn creates_temporary(node: &NodeEnum, sql: &str) -> bool {
     let created = match node {
         NodeEnum::CreateStmt(create) => create.relation.as_ref(),
         NodeEnum::ViewStmt(create) => create.view.as_ref(),

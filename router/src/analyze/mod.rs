@@ -1,7 +1,7 @@
 //! PostgreSQL's own grammar (once per template) to a [`Template`].
 //!
 //! Read in this order:
-//! 1. [`mod@effects`] (with [`setting`]): what a statement does to the session; the same in every database;
+//! 1. [`mod@effects`] (with [`setting`] and [`prepare`]): what a statement does to the session; the same in every database;
 //! 2. [`utility`] (with [`copy`] and [`ddl`]): where each kind of statement belongs in a sharded database;
 //! 3. [`decide`]: where a query belongs, from what it touches;
 //! 4. [`query`], [`from`], [`condition`], [`dml`]: the walk that finds every table and every equality of the key;
@@ -23,6 +23,7 @@ mod functions;
 mod names;
 mod nodes;
 mod pins;
+mod prepare;
 mod query;
 mod refuse;
 mod scope;

@@ -3,7 +3,7 @@
 use super::fixture::{check, route, statement, template, template_in, unsharded};
 use crate::lexer::Normalized;
 use crate::map::Schema;
-use crate::template::{Access, Action, Route, SetAction, SetValue};
+use crate::template::{Access, Action, Residue, Route, SetAction, SetValue};
 
 fn set(name: &str, local: bool, value: SetValue) -> Action {
     Action::Set(SetAction { name: name.into(), local, value })
@@ -41,11 +41,17 @@ fn actions_of_session_statements() {
         ("SHOW search_path", Action::None),
         ("DISCARD ALL", Action::DiscardAll),
         ("DISCARD PLANS", Action::DiscardOther),
-        ("LISTEN a", Action::Listen),
-        ("UNLISTEN *", Action::Unlisten),
+        ("LISTEN a", Action::Listen("a".into())),
+        ("UNLISTEN *", Action::Unlisten(None)),
+        ("UNLISTEN \"B\"", Action::Unlisten(Some("B".into()))),
         ("NOTIFY a, 'b'", Action::Notify),
-        ("PREPARE p AS SELECT 1", Action::Prepare("p".into())),
+        ("PREPARE p AS SELECT 1", Action::Prepare { name: "p".into(), leaves: Residue::default() }),
         ("EXECUTE p (1)", Action::Execute("p".into())),
+        ("EXPLAIN ANALYZE EXECUTE p", Action::Execute("p".into())),
+        ("CREATE TABLE t AS EXECUTE p", Action::Execute("p".into())),
+        ("EXPLAIN ANALYZE CREATE TABLE t AS EXECUTE p", Action::Execute("p".into())),
+        ("SELECT name FROM pg_prepared_statements", Action::ShowPrepared),
+        ("SELECT count(*) FROM pg_catalog.pg_listening_channels()", Action::ShowChannels),
         ("DEALLOCATE p", Action::Deallocate(Some("p".into()))),
         ("DEALLOCATE ALL", Action::Deallocate(None)),
         ("DECLARE c CURSOR FOR SELECT 1", Action::DeclareCursor { name: "c".into(), hold: false }),
@@ -122,7 +128,12 @@ fn residue_that_pins_the_server() {
         "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'select 1'",
         "LISTEN a",
         "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
-        "PREPARE p AS SELECT 1",
+        "PREPARE p (my_type) AS SELECT 1",
+        "PREPARE p (schema.type) AS SELECT 1",
+        "PREPARE p AS SELECT 'a\\b'",
+        "PREPARE p AS SELECT 1 INTO TEMP t",
+        "PREPARE p AS SELECT set_config('a.b', 'c', false)",
+        "PREPARE p AS SELECT pg_advisory_lock(1)",
         "SELECT pg_advisory_lock(1)",
         "SELECT * FROM t WHERE pg_try_advisory_lock_shared(id)",
         "LOAD 'x'",
@@ -147,6 +158,19 @@ fn residue_that_pins_the_server() {
     for sql in ["SELECT lower('a'), now(), count(*)", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'select g()'"] {
         assert!(!unsharded(sql).residue.opaque, "{sql}");
     }
+}
+
+#[test]
+fn what_executing_a_prepared_statement_leaves() {
+    let leaves = |sql| match unsharded(sql).action {
+        Action::Prepare { leaves, .. } => leaves,
+        other => panic!("{sql}: {other:?}"),
+    };
+    assert_eq!(leaves("PREPARE p (int, text[], pg_catalog.uuid) AS SELECT $1, $2, $3"), Residue::default());
+    assert!(leaves("PREPARE p AS SELECT my_function()").opaque);
+    assert!(leaves("PREPARE p AS SELECT pg_advisory_unlock(1)").may_unpin);
+    let own = unsharded("PREPARE p AS SELECT my_function()").residue;
+    assert_eq!(own, Residue::default(), "preparing runs nothing");
 }
 
 #[test]
