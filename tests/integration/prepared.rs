@@ -320,3 +320,45 @@ fn a_statement_whose_table_has_changed_is_planned_again() {
     prepare(&mut client, "q", "SELECT a, b FROM t");
     assert_eq!(execute(&mut client, "q", &[]), ["1"]);
 }
+
+#[test]
+fn what_stands_before_an_unknown_statement_is_run() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let (mut other, mut client) = (stand.client(), stand.client());
+    other.ok("PREPARE ghost AS SELECT 'another client''s'");
+    other.run(Batch::new().parse("", "SELECT 'another client''s'").sync());
+    let batches = [
+        Batch::new().parse("s1", "SELECT 1").bind("", "ghost", &[]).execute("", 0).sync(),
+        Batch::new().parse("s2", "SELECT 1").bind("", "SLUICE_00000001", &[]).execute("", 0).sync(),
+        Batch::new().parse("s3", "SELECT 1").bind("", "", &[]).execute("", 0).sync(),
+        Batch::new().parse("s4", "SELECT 1").describe_statement("ghost").sync(),
+        Batch::new().parse("s5", "SELECT 1").describe_statement("").sync(),
+    ];
+    for (number, batch) in batches.into_iter().enumerate() {
+        let answer = client.run(batch);
+        assert_eq!((answer.tags().as_str(), answer.error().expect("an error").code.as_str()), ("1EZ", "26000"));
+        let batch = Batch::new().run_prepared(&format!("s{}", number + 1), &[]).sync();
+        assert_eq!(client.run(batch).column(), ["1"], "what came before the error is prepared");
+    }
+    for batch in [
+        Batch::new().bind("", "", &[]).execute("", 0).sync(),
+        Batch::new().describe_statement("").sync(),
+        Batch::new().bind("", "ghost", &[]).execute("", 0).sync(),
+    ] {
+        assert_eq!(client.run(batch).error().expect("an error").code, "26000");
+    }
+    let answer = client.run(Batch::new().parse("s9", "SELECT 9").parse("s9", "SELECT 10").sync());
+    assert_eq!((answer.tags().as_str(), answer.error().expect("an error").code.as_str()), ("1EZ", "42P05"));
+    assert_eq!(client.run(Batch::new().run_prepared("s9", &[]).sync()).column(), ["9"]);
+    assert_eq!(other.value("EXECUTE ghost"), "another client's");
+}
+
+#[test]
+fn a_simple_query_ends_the_unnamed_statement() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut client = stand.client();
+    client.run(Batch::new().parse("", "SELECT 1").sync());
+    assert_eq!(client.run(Batch::new().run_prepared("", &[]).sync()).column(), ["1"]);
+    client.ok("SELECT 2");
+    assert_eq!(client.run(Batch::new().run_prepared("", &[]).sync()).error().expect("it is gone").code, "26000");
+}

@@ -31,6 +31,6 @@ pub use peers::{PeerView, Peers};
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
 pub use replay::{Replay, Stale};
-pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name};
+pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name, statement_number};
 pub use slots::{Sizes, Slots, Waiter};
 pub use sql_statements::SqlStatements;

@@ -248,7 +248,7 @@ pub fn statement_name(id: u32) -> [u8; 15] {
 }
 
 /// The number in a name that [`statement_name`] made.
-pub(super) fn statement_number(name: &[u8]) -> Option<u32> {
+pub fn statement_number(name: &[u8]) -> Option<u32> {
     let digits = name.strip_prefix(b"SLUICE_").filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }

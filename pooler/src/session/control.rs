@@ -823,7 +823,10 @@ fn deny_report(deny: Deny, input: &[u8]) -> Report {
     match deny {
         Deny::Refused(refusal) => refusal_report(*refusal, input),
         Deny::Protocol(text) => Report::fatal("08P01", text),
-        Deny::UnknownStatement => Report::error("26000", "prepared statement did not exist"),
+        Deny::UnknownStatement(name) if name.is_empty() => {
+            Report::error("26000", "unnamed prepared statement does not exist")
+        }
+        Deny::UnknownStatement(name) => Report::error("26000", format!("prepared statement \"{name}\" does not exist")),
         Deny::NameTaken(name) => Report::error("42P05", format!("prepared statement \"{name}\" already exists")),
     }
 }

@@ -13,7 +13,7 @@ use sluice_wire::replies::{Replies, Reply};
 use super::prepared::{ClientStatements, Prepared, StatementTable};
 use super::{Link, Session};
 use crate::net::with_output;
-use crate::pool::{Lease, statement_name};
+use crate::pool::{Lease, statement_name, statement_number};
 
 impl Session {
     /// Sends a batch that names prepared statements.
@@ -110,6 +110,9 @@ thread_local! {
     static SPARE: Cell<Replies> = Cell::default();
 }
 
+/// No statement has this name.
+const NOBODYS: &[u8] = b"SLUICE_";
+
 /// One batch being translated for one server.
 struct Edit<'a> {
     out: &'a mut Vec<u8>,
@@ -165,14 +168,16 @@ impl Edit<'_> {
     }
 
     fn parse(&mut self, parse: &Parse<'_>, raw: &[u8]) {
-        if self.limit == 0 {
-            return self.pass(raw, Reply::Parse { statement: None });
-        }
-        self.lease.counters.client_parse_count += 1;
+        self.lease.counters.client_parse_count += u64::from(self.limit > 0);
         if parse.name.is_empty() {
             self.statements.set_unnamed(parse.tail);
             self.lease.unnamed_of = self.client;
+        }
+        if parse.name.is_empty() || self.limit == 0 {
             return self.pass(raw, Reply::Parse { statement: None });
+        }
+        if self.statements.has(parse.name) {
+            return self.parse_taken(parse, raw);
         }
         let prepared = self.table.intern(parse.tail);
         self.statements.insert(parse.name, prepared.clone());
@@ -182,6 +187,17 @@ impl Edit<'_> {
         self.prepare(&prepared);
         // If it fails, the server does not have it.
         self.special(Reply::Parse { statement: Some(prepared.id) });
+    }
+
+    /// The name is taken: the server is asked for what it can't do, so that it says so in its turn.
+    fn parse_taken(&mut self, parse: &Parse<'_>, raw: &[u8]) {
+        match self.ensure(parse.name) {
+            Some(name) => {
+                message::parse(self.out, &name, parse.tail);
+                self.replies.push(Reply::Parse { statement: None });
+            }
+            None => self.pass(raw, Reply::Parse { statement: None }),
+        }
     }
 
     /// Sends the Parse of a statement under its own name, and a Close of what has to go for it.
@@ -205,51 +221,55 @@ impl Edit<'_> {
         Some(statement_name(prepared.id))
     }
 
-    /// The unnamed statement, should another client's (or none) be on this server.
-    fn ensure_unnamed(&mut self) {
-        if self.lease.unnamed_of == self.client {
-            return;
-        }
-        if let Some(tail) = &self.statements.unnamed {
+    /// The unnamed statement, should another client's (or none) be on this server. Its name there.
+    fn ensure_unnamed(&mut self) -> &'static [u8] {
+        let Some(tail) = &self.statements.unnamed else { return NOBODYS };
+        if self.lease.unnamed_of != self.client {
             self.adds_parse = true;
             message::parse(self.out, b"", tail);
             self.special(Reply::OurParse { statement: None });
             self.lease.unnamed_of = self.client;
         }
+        b""
+    }
+
+    /// A name that the client's protocol-level statements don't have: one that it prepared with SQL, or nothing.
+    fn other<'n>(&self, name: &'n [u8]) -> &'n [u8] {
+        if statement_number(name).is_some() { NOBODYS } else { name }
     }
 
     fn bind(&mut self, bind: &Bind<'_>, raw: &[u8]) {
         self.is_described = false;
         if bind.statement.is_empty() {
-            self.ensure_unnamed();
-            return self.pass(raw, Reply::Bind);
+            let name = self.ensure_unnamed();
+            message::bind(self.out, bind.portal, name, bind.tail);
+            return self.replies.push(Reply::Bind);
         }
         if self.limit == 0 {
             return self.pass(raw, Reply::Bind);
         }
         self.lease.counters.bind_count += 1;
         match self.ensure(bind.statement) {
-            Some(name) => {
-                message::bind(self.out, bind.portal, &name, bind.tail);
-                self.replies.push(Reply::Bind);
-            }
-            None => self.pass(raw, Reply::Bind),
+            Some(name) => message::bind(self.out, bind.portal, &name, bind.tail),
+            None => message::bind(self.out, bind.portal, self.other(bind.statement), bind.tail),
         }
+        self.replies.push(Reply::Bind);
     }
 
     fn describe(&mut self, frame: sluice_wire::frame::Frame<'_>) {
         match Named::read(frame.body) {
             Some(Named::Statement(b"")) => {
-                self.ensure_unnamed();
-                self.pass(frame.raw, Reply::DescribeStatement);
+                let name = self.ensure_unnamed();
+                message::describe_statement(self.out, name);
+                self.replies.push(Reply::DescribeStatement);
             }
-            Some(Named::Statement(name)) if self.limit > 0 => match self.ensure(name) {
-                Some(name) => {
-                    message::describe_statement(self.out, &name);
-                    self.replies.push(Reply::DescribeStatement);
+            Some(Named::Statement(name)) if self.limit > 0 => {
+                match self.ensure(name) {
+                    Some(name) => message::describe_statement(self.out, &name),
+                    None => message::describe_statement(self.out, self.other(name)),
                 }
-                None => self.pass(frame.raw, Reply::DescribeStatement),
-            },
+                self.replies.push(Reply::DescribeStatement);
+            }
             Some(Named::Statement(_)) => self.pass(frame.raw, Reply::DescribeStatement),
             _ => {
                 self.is_described = true;
@@ -263,6 +283,7 @@ impl Edit<'_> {
             Some(Named::Statement(name)) if self.limit > 0 => {
                 if name.is_empty() {
                     self.statements.unnamed = None;
+                    self.lease.unnamed_of = 0;
                 }
                 let of_sql = str::from_utf8(name).ok().and_then(|name| self.statements.sql.remove(name));
                 if of_sql.is_some_and(|prepared| prepared.text.is_none()) {

@@ -59,8 +59,8 @@ pub enum Deny {
     Refused(Box<Refusal>),
     /// The message is broken, or out of place: the session ends.
     Protocol(&'static str),
-    /// No such prepared statement.
-    UnknownStatement,
+    /// No such prepared statement; the name that it would have.
+    UnknownStatement(String),
     /// Parse with a name that is taken.
     NameTaken(String),
 }
@@ -75,6 +75,8 @@ pub struct Context<'a> {
     pub statements: Option<&'a ClientStatements>,
     /// Named statements are translated (transaction and statement pooling).
     pub tracks_statements: bool,
+    /// An earlier part of this pipeline is on its way.
+    pub open: bool,
 }
 
 /// The Parse messages of a batch. Nearly always the last one is meant, so nothing is collected.
@@ -84,6 +86,11 @@ struct Parses<'a> {
 }
 
 impl<'a> Parses<'a> {
+    /// Where in the batch a message begins.
+    fn offset(&self, frame: Frame<'_>) -> usize {
+        frame.raw.as_ptr() as usize - self.bytes.as_ptr() as usize
+    }
+
     fn find(&self, name: &[u8]) -> Option<Parse<'a>> {
         let last = self.last?;
         if last.name == name {
@@ -147,7 +154,7 @@ impl Context<'_> {
                     self.check_parse(&mut request, &parse, &bytes[..before])?;
                     parses.last = Some(parse);
                 }
-                b'B' => self.bind(&mut request, frame.body, &parses)?,
+                b'B' => self.bind(&mut request, frame, &parses)?,
                 b'D' | b'C' => self.name(&mut request, frame, &parses)?,
                 b'E' => {
                     execute(frame.body).ok_or(Deny::Protocol("failed to parse packet"))?;
@@ -164,8 +171,13 @@ impl Context<'_> {
             request.edits = true;
             let before = self.statements.is_some_and(|known| known.has(parse.name));
             let taken = taken_in_batch(earlier, parse.name).unwrap_or(before);
-            if taken {
+            if taken && self.is_first(earlier.len()) {
                 return Err(Deny::NameTaken(String::from_utf8_lossy(parse.name).into_owned()));
+            }
+            if taken {
+                // What stands before it is run, then the server says so.
+                self.names_sql_statement(request, parse.name);
+                return Ok(());
             }
         }
         self.with_template(parse.sql, |template, _, _| {
@@ -178,8 +190,8 @@ impl Context<'_> {
         })
     }
 
-    fn bind(&self, request: &mut Request, body: &[u8], parses: &Parses<'_>) -> Result<(), Deny> {
-        let bind = Bind::read(body).ok_or(Deny::Protocol("failed to parse packet"))?;
+    fn bind(&self, request: &mut Request, frame: Frame<'_>, parses: &Parses<'_>) -> Result<(), Deny> {
+        let bind = Bind::read(frame.body).ok_or(Deny::Protocol("failed to parse packet"))?;
         if let Some(parse) = parses.find(bind.statement) {
             request.edits |= !bind.statement.is_empty() && self.tracks_statements;
             return self.add(request, parse.sql, &BindParameters { bind, types: parse.types });
@@ -190,29 +202,46 @@ impl Context<'_> {
                 let (sql, types) = split_tail(tail);
                 self.add(request, sql, &BindParameters { bind, types })
             }
-            None if bind.statement.is_empty() || !self.tracks_statements => Ok(()),
+            None if !bind.statement.is_empty() && !self.tracks_statements => Ok(()),
             None if self.names_sql_statement(request, bind.statement) => Ok(()),
-            None => Err(Deny::UnknownStatement),
+            None => self.lacks(request, bind.statement, parses.offset(frame)),
         }
     }
 
     fn name(&self, request: &mut Request, frame: Frame<'_>, parses: &Parses<'_>) -> Result<(), Deny> {
         let named = Named::read(frame.body).ok_or(Deny::Protocol("failed to parse packet"))?;
         let Named::Statement(name) = named else { return Ok(()) };
-        if name.is_empty() {
-            // The unnamed statement of an earlier batch may have to be put in again.
-            request.edits |= parses.find(name).is_none();
+        if !name.is_empty() && !self.tracks_statements {
             return Ok(());
         }
-        if !self.tracks_statements {
+        // The unnamed statement of an earlier batch may have to be put in again.
+        let is_parsed = parses.find(name).is_some();
+        request.edits |= !name.is_empty() || !is_parsed;
+        if is_parsed || frame.tag == b'C' || self.statements.is_some_and(|known| known.tail(name).is_some()) {
             return Ok(());
+        }
+        if self.names_sql_statement(request, name) {
+            return Ok(());
+        }
+        self.lacks(request, name, parses.offset(frame))
+    }
+
+    /// The client has no such statement. At the head of a request it hears so at once. Otherwise the server says so, in its
+    /// turn: what stands before it is run, as PostgreSQL would.
+    fn lacks(&self, request: &mut Request, name: &[u8], offset: usize) -> Result<(), Deny> {
+        let text = String::from_utf8_lossy(name).into_owned();
+        if self.is_first(offset) {
+            return Err(Deny::UnknownStatement(text));
         }
         request.edits = true;
-        if frame.tag == b'D' && parses.find(name).is_none() && self.names_sql_statement(request, name) {
-            return Ok(());
-        }
-        let known = parses.find(name).is_some() || self.statements.is_some_and(|known| known.named.contains_key(name));
-        if known || frame.tag == b'C' { Ok(()) } else { Err(Deny::UnknownStatement) }
+        request.statements += 1;
+        request.push_effect(Effect::Execute(text.into()));
+        Ok(())
+    }
+
+    /// Nothing of the pipeline stands before this message.
+    fn is_first(&self, offset: usize) -> bool {
+        offset == 0 && !self.open
     }
 
     fn with_template<R>(

@@ -39,6 +39,7 @@ impl Session {
             standard_strings: !self.flow.escape_strings,
             statements: self.statements.as_deref(),
             tracks_statements: self.limits.max_prepared_statements > 0,
+            open: self.open,
         }
     }
 
@@ -91,6 +92,9 @@ impl Session {
             server.send(bytes).map_err(|error| broken(&error))?;
             if !simple {
                 self.remember_unnamed(bytes);
+            } else if let Some(statements) = &mut self.statements {
+                // As PostgreSQL does.
+                statements.unnamed = None;
             }
         }
         self.sent(request, shard);

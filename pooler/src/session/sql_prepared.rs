@@ -166,7 +166,9 @@ impl Session {
 
     /// DEALLOCATE of a statement that other servers may have under this name, or none: no server is needed to forget it.
     pub(super) fn forgets_without_server(&self, request: &Request) -> bool {
-        let ([Effect::Deallocate(name)], Some(statements)) = (&*request.effects, &self.statements) else { return false };
+        let ([Effect::Deallocate(name)], Some(statements)) = (&*request.effects, &self.statements) else {
+            return false;
+        };
         let carried = statements.sql.get(name).is_some_and(|prepared| prepared.text.is_some());
         let known = carried || statements.named.contains_key(name.as_bytes());
         known && request.statements == 1 && !self.open && self.status() != Status::Failed
