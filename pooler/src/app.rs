@@ -92,7 +92,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         statements: StatementTable::default(),
         catalogs: Catalogs::default(),
     };
-    let tls = TlsSetup::load(&config.settings)?;
+    let tls = TlsSetup::load(&config)?;
     let app = Arc::new(App {
         config: RwLock::new(Arc::new(config)),
         tls: RwLock::new(tls),
@@ -291,7 +291,7 @@ impl App {
             connect_query: database.connect_query.clone(),
             timeout: if timeout.is_zero() { FOREVER } else { timeout },
             tcp: tcp_options(config),
-            tls: self.tls().server,
+            tls: self.tls().server(&config.server_tls(database)),
         }
     }
 
@@ -330,7 +330,7 @@ impl App {
     }
 
     fn reload_tls(&self, config: &Config) -> Result<(), TlsError> {
-        let new = self.tls().reload(&config.settings)?;
+        let new = self.tls().reload(config)?;
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::conninfo::{self, Pair};
 use super::error::ConfigError;
+use super::server_tls::EntryTls;
 use super::values::{LoadBalanceHosts, PoolMode};
 
 /// Longest name of a database in PostgreSQL, in bytes.
@@ -37,6 +38,11 @@ const KEYS: &[&str] = &[
     "reserve_pool",
     "reserve_pool_size",
     "server_lifetime",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslrootcert",
     "timezone",
     "user",
 ];
@@ -90,6 +96,8 @@ pub struct Database {
     pub auth_query: Option<String>,
     /// The entry that it runs on.
     pub auth_dbname: Option<String>,
+    /// TLS with its servers, where it differs from `server_tls_*`.
+    pub tls: EntryTls,
     /// Where the catalog of a sharded database is, as a URL or a connection string of its own. Its presence makes the
     /// database a sharded one: the servers are the shards that the catalog lists under `dbname`.
     pub catalog: Option<String>,
@@ -166,6 +174,7 @@ impl Database {
             auth_user: None,
             auth_query: None,
             auth_dbname: None,
+            tls: EntryTls::default(),
             catalog: None,
             names_dbname: false,
         }
@@ -206,6 +215,11 @@ impl Database {
             "auth_dbname" => self.auth_dbname = text(),
             "auth_query" => self.auth_query = text(),
             "auth_user" => self.auth_user = text(),
+            "sslmode" => self.tls.mode = Some(pair.parse()?),
+            "sslnegotiation" => self.tls.negotiation = Some(pair.parse()?),
+            "sslrootcert" => self.tls.ca_file = Some(pair.parse()?),
+            "sslcert" => self.tls.cert_file = Some(pair.parse()?),
+            "sslkey" => self.tls.key_file = Some(pair.parse()?),
             unknown => {
                 let known = KEYS.iter().copied();
                 return Err(ConfigError::unknown("database parameter", unknown, known));
@@ -259,6 +273,8 @@ mod tests {
             let value = match key {
                 "pool_mode" => "statement",
                 "load_balance_hosts" => "disable",
+                "sslmode" => "require",
+                "sslnegotiation" => "direct",
                 _ => "7",
             };
             let before = parse("");

@@ -7,6 +7,7 @@
 //! - `settings`: section `[pgbouncer]`, one row per setting;
 //! - `databases`, `users`: the other sections, whose values are `conninfo` strings;
 //! - `tls`: the values of its `*_tls_*` settings;
+//! - `server_tls`: TLS with servers, by settings or entry;
 //! - `auth_file`: users and their secrets;
 //! - `hba`: rules and user name maps for `auth_type = hba`;
 //! - `ldap`: options of LDAP authentication;
@@ -22,6 +23,7 @@ mod hba;
 mod ini;
 mod ldap;
 mod network;
+mod server_tls;
 mod settings;
 mod tls;
 mod users;
@@ -39,10 +41,11 @@ pub use error::{ConfigError, Place};
 pub use hba::{Applicant, Hba, HbaMethod, IdentMaps, Rule};
 pub use ldap::{LdapBind, LdapOptions};
 pub use network::Networks;
+pub use server_tls::{EntryTls, ServerTlsSettings};
 pub use settings::{ConfigRow, Settings};
 pub use tls::{CipherList, Curves, Suites13, TlsVersions, openssl_name};
 pub use users::{Peer, UserSettings};
-pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode};
+pub use values::{AuthType, FileMode, List, LoadBalanceHosts, PoolMode, SslMode, SslNegotiation};
 
 use ini::{Item, Section};
 
@@ -100,6 +103,7 @@ impl Config {
         config.settings.set(key, value)?;
         config.check()?;
         config.check_sharded()?;
+        config.check_negotiation()?;
         if config.settings.auth_file != self.settings.auth_file {
             config.read_secrets()?;
         }
@@ -143,6 +147,7 @@ impl Config {
             config.take(item.section, item.entry).map_err(|error| error.at(&item.place))?;
         }
         config.check_sharded()?;
+        config.check_negotiation()?;
         config.read_secrets()?;
         config.read_hba()?;
         config.read_ldap()?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::network::Networks;
 use super::tls::{CipherList, Curves, DhParams, Suites13, TlsVersions};
-use super::values::{AuthType, FileMode, List, PoolMode, SslMode, SyslogFacility, Value};
+use super::values::{AuthType, FileMode, List, PoolMode, SslMode, SslNegotiation, SyslogFacility, Value};
 
 const AUTH_QUERY: &str = "SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END \
     FROM pg_authid WHERE rolname=$1 AND rolcanlogin";
@@ -295,6 +295,8 @@ settings! {
     /// Addresses of proxies whose connections begin with a PROXY protocol header (version 1 or 2), and nobody else's may; empty
     /// for none. Unix sockets have no header.
     proxy_protocol_networks: Networks = Some(""), Reload, Full;
+    /// How TLS with servers begins: asked for (`postgres`), or at once (`direct`: PostgreSQL 17 and later).
+    server_tls_sslnegotiation: SslNegotiation = Some("postgres"), Reload, Full;
     /// Folder where the last shard map is kept; empty for nowhere.
     state_dir: PathBuf = Some(""), Start, Full;
     /// Threads that serve clients; 0: one up to two cores, then half the cores.
@@ -419,7 +421,7 @@ mod tests {
 
 Section `[pgbouncer]`, in the order of SHOW CONFIG. Written by a test from the table that the program itself uses
 (`UPDATE_DOCS=1 cargo nextest run -p sluice -E 'test(the_settings_page)'`). Times are in seconds unless it says otherwise. Names and
-defaults are PgBouncer's; the last five are Sluice's own. *At start*: RELOAD accepts another value, which counts from the
+defaults are PgBouncer's; the last six are Sluice's own. *At start*: RELOAD accepts another value, which counts from the
 next start on. What isn't supported is an error with file and line.
 
 | setting | default | meaning | takes effect | supported |
@@ -457,11 +459,18 @@ next start on. What isn't supported is an error with file and line.
     #[test]
     fn rows_stand_in_pgbouncers_order() {
         let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-        let mut sorted: Vec<_> = names[..names.len() - 5].to_vec();
+        let mut sorted: Vec<_> = names[..names.len() - 6].to_vec();
         sorted.sort_unstable();
         let from = sorted.iter().position(|&name| name == "pool_idle_timeout").unwrap();
         sorted.swap(from, from + 1);
-        sorted.extend(["drain_time", "proxy_protocol_networks", "state_dir", "worker_threads", "template_cache_size"]);
+        sorted.extend([
+            "drain_time",
+            "proxy_protocol_networks",
+            "server_tls_sslnegotiation",
+            "state_dir",
+            "worker_threads",
+            "template_cache_size",
+        ]);
         assert_eq!(names, sorted);
     }
 

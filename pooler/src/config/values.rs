@@ -46,7 +46,7 @@ pub enum AuthType {
 }
 
 /// libpq's TLS modes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SslMode {
     /// No TLS.
     Disable,
@@ -60,6 +60,27 @@ pub enum SslMode {
     VerifyCa,
     /// And its name.
     VerifyFull,
+}
+
+impl SslMode {
+    /// Without TLS there is no connection.
+    pub fn is_required(self) -> bool {
+        self.is_verified() || self == Self::Require
+    }
+
+    /// The other side has to show a certificate of a known authority.
+    pub fn is_verified(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
+/// How libpq, and so we, get into TLS with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SslNegotiation {
+    /// The server is asked first, by an SSLRequest.
+    Postgres,
+    /// At once; PostgreSQL understands that since version 17.
+    Direct,
 }
 
 /// What a list of hosts in a `[databases]` entry means.
@@ -119,6 +140,7 @@ names!(AuthType: Any = "any", Trust = "trust", Plain = "plain", Md5 = "md5", Cer
     Ldap = "ldap", Pam = "pam", ScramSha256 = "scram-sha-256");
 names!(SslMode: Disable = "disable", Allow = "allow", Prefer = "prefer", Require = "require",
     VerifyCa = "verify-ca", VerifyFull = "verify-full");
+names!(SslNegotiation: Postgres = "postgres", Direct = "direct");
 names!(SyslogFacility: Auth = "auth", AuthPriv = "authpriv", Daemon = "daemon", User = "user", Local0 = "local0",
     Local1 = "local1", Local2 = "local2", Local3 = "local3", Local4 = "local4", Local5 = "local5", Local6 = "local6",
     Local7 = "local7");

@@ -2,6 +2,7 @@
 
 mod binding;
 mod clients;
+mod entries;
 mod servers;
 mod setup;
 

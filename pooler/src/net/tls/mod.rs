@@ -13,6 +13,6 @@ mod stream;
 mod verify;
 
 pub use certificate::{PeerNames, end_point};
-pub use setup::{ClientTls, ServerTls, TlsError, TlsSetup};
+pub use setup::{ClientTls, Means, ServerTls, TlsError, TlsSetup};
 pub(super) use stream::Tls;
 pub use stream::TlsInfo;

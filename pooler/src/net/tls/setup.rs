@@ -1,6 +1,9 @@
 //! The `client_tls_*` and `server_tls_*` settings and their files, made ready for use. A setup never changes: RELOAD makes a
 //! new one, and keeps the old one if a file is broken.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -12,7 +15,9 @@ use rustls::{ClientConfig, ServerConfig};
 use super::certificate::end_point;
 use super::files::{Contents, SYSTEM_AUTHORITIES};
 use super::verify::{ClientVerifier, ServerVerifier};
-use crate::config::{AuthType, CipherList, Curves, Settings, SslMode, Suites13, TlsVersions};
+use crate::config::{
+    AuthType, CipherList, Config, Curves, ServerTlsSettings, Settings, SslMode, SslNegotiation, Suites13, TlsVersions,
+};
 
 /// PostgreSQL's protocol, as ALPN calls it.
 const ALPN: &[u8] = b"postgresql";
@@ -26,7 +31,8 @@ pub struct TlsError(pub(super) String);
 #[derive(Debug, Clone)]
 pub struct TlsSetup {
     pub client: Arc<ClientTls>,
-    pub server: Arc<ServerTls>,
+    /// One for each way in which the settings and the entries say that servers are reached.
+    servers: Arc<HashMap<ServerTlsSettings, Arc<ServerTls>>>,
 }
 
 /// TLS with clients.
@@ -42,14 +48,27 @@ pub struct ClientTls {
 #[derive(Debug)]
 pub struct ServerTls {
     pub mode: SslMode,
-    pub config: Option<Arc<ClientConfig>>,
-    source: ServerSource,
+    pub negotiation: SslNegotiation,
+    pub means: Means,
+    /// `None` if it could not be read.
+    source: Option<ServerSource>,
+}
+
+/// What a server is reached with.
+#[derive(Debug)]
+pub enum Means {
+    /// No TLS is wanted.
+    Clear,
+    Tls(Arc<ClientConfig>),
+    /// TLS is wanted, and could not be set up: there is no connection.
+    Unusable(TlsError),
 }
 
 /// What a [`ServerTls`] is made of: servers stay connected over a RELOAD that leaves it as it is.
 #[derive(Debug, PartialEq)]
 struct ServerSource {
     mode: SslMode,
+    negotiation: SslNegotiation,
     choice: Choice,
     certificate: Option<Contents>,
     key: Option<Contents>,
@@ -67,18 +86,30 @@ struct Choice {
 
 impl TlsSetup {
     /// Reads all that the settings name.
-    pub fn load(settings: &Settings) -> Result<Self, TlsError> {
-        check(settings)?;
-        Ok(Self { client: Arc::new(ClientTls::load(settings)?), server: Arc::new(ServerTls::load(settings)?) })
+    pub fn load(config: &Config) -> Result<Self, TlsError> {
+        Self::read(config, &HashMap::new())
     }
 
     /// As [`Self::load`]; what is the same for servers stays the same value.
-    pub fn reload(&self, settings: &Settings) -> Result<Self, TlsError> {
-        let mut new = Self::load(settings)?;
-        if new.server.source == self.server.source {
-            new.server = self.server.clone();
+    pub fn reload(&self, config: &Config) -> Result<Self, TlsError> {
+        Self::read(config, &self.servers)
+    }
+
+    fn read(config: &Config, old: &HashMap<ServerTlsSettings, Arc<ServerTls>>) -> Result<Self, TlsError> {
+        check(&config.settings)?;
+        let mut servers = HashMap::new();
+        for wanted in config.all_server_tls() {
+            let Entry::Vacant(place) = servers.entry(wanted) else { continue };
+            let new = ServerTls::load(&config.settings, place.key())?;
+            let same = old.get(place.key()).filter(|old| old.source == new.source);
+            place.insert(same.cloned().unwrap_or_else(|| Arc::new(new)));
         }
-        Ok(new)
+        Ok(Self { client: Arc::new(ClientTls::load(&config.settings)?), servers: Arc::new(servers) })
+    }
+
+    /// For servers that are to be reached like this.
+    pub fn server(&self, wanted: &ServerTlsSettings) -> Arc<ServerTls> {
+        self.servers.get(wanted).cloned().unwrap_or_else(|| Arc::new(ServerTls::unusable(wanted)))
     }
 }
 
@@ -92,16 +123,12 @@ fn check(settings: &Settings) -> Result<(), TlsError> {
         return Ok(());
     } else if is_empty(&settings.client_tls_key_file) || is_empty(&settings.client_tls_cert_file) {
         "client_tls_sslmode requires client_tls_key_file and client_tls_cert_file"
-    } else if verifies(mode) && is_empty(&settings.client_tls_ca_file) {
+    } else if mode.is_verified() && is_empty(&settings.client_tls_ca_file) {
         "client_tls_sslmode=verify-ca and verify-full require client_tls_ca_file"
     } else {
         return Ok(());
     };
     Err(TlsError(problem.to_owned()))
-}
-
-fn verifies(mode: SslMode) -> bool {
-    matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull)
 }
 
 impl ClientTls {
@@ -127,8 +154,10 @@ impl ClientTls {
             .with_protocol_versions(&choice.versions.supported())
             .map_err(unusable)?;
         let builder = match authorities {
-            Some(authorities) => builder
-                .with_client_cert_verifier(Arc::new(ClientVerifier::new(authorities.authorities()?, verifies(mode))?)),
+            Some(authorities) => builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(
+                authorities.authorities()?,
+                mode.is_verified(),
+            )?)),
             None => builder.with_no_client_auth(),
         };
         let chain = certificate.certificates()?;
@@ -145,32 +174,46 @@ impl ClientTls {
 
     /// Whether a client on TCP has to use TLS.
     pub fn is_required(&self) -> bool {
-        !matches!(self.mode, SslMode::Disable | SslMode::Allow | SslMode::Prefer)
+        self.mode.is_required()
     }
 }
 
 impl ServerTls {
-    fn load(settings: &Settings) -> Result<Self, TlsError> {
-        let mode = settings.server_tls_sslmode;
-        let system = std::path::Path::new(SYSTEM_AUTHORITIES);
-        let authorities = match settings.server_tls_ca_file.as_path() {
-            path if path.as_os_str().is_empty() && verifies(mode) => system,
+    fn load(settings: &Settings, wanted: &ServerTlsSettings) -> Result<Self, TlsError> {
+        let (mode, negotiation) = (wanted.mode, wanted.negotiation);
+        let authorities = match wanted.ca_file.as_path() {
+            path if path.as_os_str().is_empty() && mode.is_verified() => Path::new(SYSTEM_AUTHORITIES),
             path => path,
         };
+        // As the user named it.
+        let name = |path: &Path, global: &Path, setting, key| if path == global { setting } else { key };
+        let (cert, key, ca) =
+            (&settings.server_tls_cert_file, &settings.server_tls_key_file, &settings.server_tls_ca_file);
         let source = ServerSource {
             mode,
+            negotiation,
             choice: Choice {
                 versions: settings.server_tls_protocols.clone(),
                 ciphers: settings.server_tls_ciphers.clone(),
                 ciphers13: settings.server_tls13_ciphers.clone(),
                 curves: None,
             },
-            certificate: Contents::read("server_tls_cert_file", &settings.server_tls_cert_file)?,
-            key: Contents::read_key("server_tls_key_file", &settings.server_tls_key_file)?,
-            authorities: Contents::read("server_tls_ca_file", authorities)?,
+            certificate: Contents::read(
+                name(&wanted.cert_file, cert, "server_tls_cert_file", "sslcert"),
+                &wanted.cert_file,
+            )?,
+            key: Contents::read_key(name(&wanted.key_file, key, "server_tls_key_file", "sslkey"), &wanted.key_file)?,
+            authorities: Contents::read(name(&wanted.ca_file, ca, "server_tls_ca_file", "sslrootcert"), authorities)?,
         };
-        let config = if mode == SslMode::Disable { None } else { Some(Arc::new(source.config()?)) };
-        Ok(Self { mode, config, source })
+        let means = if mode == SslMode::Disable { Means::Clear } else { Means::Tls(Arc::new(source.config()?)) };
+        Ok(Self { mode, negotiation, means, source: Some(source) })
+    }
+
+    /// An entry asks for what the last RELOAD could not set up.
+    fn unusable(wanted: &ServerTlsSettings) -> Self {
+        let error = TlsError("the last RELOAD could not read its files".to_owned());
+        let means = if wanted.mode == SslMode::Disable { Means::Clear } else { Means::Unusable(error) };
+        Self { mode: wanted.mode, negotiation: wanted.negotiation, means, source: None }
     }
 }
 
@@ -179,7 +222,7 @@ impl ServerSource {
         self.choice.warn("server_tls_protocols");
         let provider = self.choice.provider();
         let authorities = match &self.authorities {
-            Some(authorities) if verifies(self.mode) => Some(authorities.authorities()?),
+            Some(authorities) if self.mode.is_verified() => Some(authorities.authorities()?),
             _ => None,
         };
         let verifier = ServerVerifier {
@@ -197,7 +240,7 @@ impl ServerSource {
                 builder.with_client_auth_cert(certificate.certificates()?, key.private_key()?).map_err(unusable)?
             }
             (None, None) => builder.with_no_client_auth(),
-            _ => return Err(TlsError("server_tls_cert_file and server_tls_key_file need each other".to_owned())),
+            _ => return Err(TlsError("a certificate for servers and its key need each other".to_owned())),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
