@@ -10,6 +10,7 @@ use sluice_catalog::CatalogError;
 use sluice_router::Router;
 use sluice_router::map::Placement;
 use sluice_wire::message::Report;
+use sluice_wire::startup::Replication;
 use tokio::sync::{Notify, watch};
 
 use crate::averages::ConsoleStats;
@@ -288,6 +289,7 @@ impl App {
             user: user.to_owned(),
             secret: self.credentials.server_secret(config, database, user),
             startup: startup.collect(),
+            replication: Replication::None,
             connect_query: database.connect_query.clone(),
             timeout: if timeout.is_zero() { FOREVER } else { timeout },
             tcp: tcp_options(config),

@@ -1,10 +1,12 @@
 //! What the janitor clears away: pools that nobody uses, entries made from `*` that nobody uses, and servers that session
-//! clients would keep for too long.
+//! clients and replication clients would keep for too long.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use sluice_wire::startup::Replication;
 
 use crate::app::App;
 use crate::config::{Config, PoolMode};
@@ -16,9 +18,7 @@ type Upstreams = HashMap<(String, String), Arc<Upstream>>;
 /// Three times a second.
 pub fn clean_up(app: &App) {
     let config = app.config();
-    if config.settings.server_fast_close {
-        close_fast(app, &config);
-    }
+    close_fast(app, &config);
     // An entry's removal takes its pools along.
     for database in unused_autodbs(app, &config) {
         app.remove_database(&database);
@@ -26,15 +26,20 @@ pub fn clean_up(app: &App) {
     forget_pools(app, &config);
 }
 
-/// `server_fast_close`: a session client whose server is to be closed leaves with it, between two transactions.
+/// A replication client whose server is to be closed leaves with it at once; with `server_fast_close`, a session client
+/// between two transactions.
 fn close_fast(app: &App, config: &Config) {
     for server in app.registry.servers().iter().filter(|server| server.close_needed.load(Ordering::Relaxed)) {
         let Some(client) = app.registry.client(server.client.load(Ordering::Relaxed)) else { continue };
+        if client.replication() != Replication::None {
+            client.evict(Eviction::Reconfigured);
+            continue;
+        }
         let in_session = config.database(client.database()).is_some_and(|database| {
             let user = database.user.as_deref().unwrap_or(client.user());
             config.pool_mode(&database, user) == PoolMode::Session
         });
-        if in_session && client.eviction_at_rest().is_none() {
+        if config.settings.server_fast_close && in_session && client.eviction_at_rest().is_none() {
             client.evict(Eviction::Reconfigured);
         }
     }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sluice_wire::startup::Replication;
+
 use crate::app::{App, ShutdownMode, TICK};
 use crate::config::CONSOLE;
 use crate::registry::{ClientEntry, ClientState, Eviction};
@@ -44,6 +46,9 @@ fn clients(app: &App) -> Vec<Arc<ClientEntry>> {
 fn servers_released(app: &App) -> bool {
     let clients = clients(app);
     clients.iter().filter(|client| client.linked_server() == 0).for_each(|client| client.evict(Eviction::ShuttingDown));
+    // They never give their servers back, so they go when no command of theirs would be cut off.
+    let replicating = clients.iter().filter(|client| client.replication() != Replication::None);
+    replicating.filter(|client| client.linked_server() != 0).for_each(|client| client.evict(Eviction::Replaced));
     clients.iter().all(|client| client.linked_server() == 0)
 }
 

@@ -3,7 +3,7 @@
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
 //! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
-//! app, cancel, cleanup, drain, suspend, console, listener, serve, process, demo, migrate
+//! app, cancel, cleanup, drain, suspend, console, replication, listener, serve, process, demo, migrate
 
 pub mod app;
 pub mod averages;
@@ -23,6 +23,7 @@ pub mod net;
 pub mod pool;
 pub mod process;
 pub mod registry;
+pub mod replication;
 pub mod serve;
 pub mod service;
 pub mod session;

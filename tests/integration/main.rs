@@ -24,6 +24,7 @@ mod process;
 mod proxy;
 mod regress;
 mod replan;
+mod replication;
 mod restart;
 mod security;
 mod settings;

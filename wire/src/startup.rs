@@ -80,6 +80,50 @@ impl StartupMessage {
     pub fn param(&self, name: &str) -> Option<&str> {
         self.params.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// The kind of connection that the parameter `replication` asks for.
+    pub fn replication(&self) -> Result<Replication, StartupError> {
+        self.param("replication").map_or(Ok(Replication::None), Replication::parse)
+    }
+}
+
+/// The kinds of connections that PostgreSQL tells apart by the start-up parameter `replication`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Replication {
+    /// An ordinary connection.
+    #[default]
+    None,
+    /// To one database: logical replication, and SQL.
+    Logical,
+    /// To the whole cluster.
+    Physical,
+}
+
+impl Replication {
+    /// `database`, or what PostgreSQL takes for a boolean value.
+    fn parse(value: &str) -> Result<Self, StartupError> {
+        let is_short_for = |word: &str, shortest: usize| {
+            value.len() >= shortest && word.get(..value.len()).is_some_and(|start| start.eq_ignore_ascii_case(value))
+        };
+        if value == "database" {
+            Ok(Self::Logical)
+        } else if is_short_for("true", 1) || is_short_for("yes", 1) || is_short_for("on", 2) || value == "1" {
+            Ok(Self::Physical)
+        } else if is_short_for("false", 1) || is_short_for("no", 1) || is_short_for("off", 2) || value == "0" {
+            Ok(Self::None)
+        } else {
+            Err(StartupError::BadReplication(value.to_owned()))
+        }
+    }
+
+    /// The parameter's value for our own start-up message. `None`: it isn't sent.
+    pub fn parameter(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Logical => Some("database"),
+            Self::Physical => Some("true"),
+        }
+    }
 }
 
 /// Why a start-up packet was refused. The text is what the client is shown, as a FATAL error.
@@ -109,6 +153,9 @@ pub enum StartupError {
     /// The `options` parameter holds something other than settings.
     #[error("unsupported options startup parameter: only '-c config=val' and '--config=val' are allowed")]
     BadOptions,
+    /// The `replication` parameter is neither `database` nor a boolean value.
+    #[error("invalid value for parameter \"replication\": \"{0}\"")]
+    BadReplication(String),
 }
 
 impl StartupError {
@@ -370,6 +417,22 @@ mod tests {
         assert_eq!(message.pq_options, ["_pq_.x"]);
         assert_eq!(message.param("options"), Some("-c a=b"));
         assert_eq!(message.param("replication"), None);
+    }
+
+    #[test]
+    fn replication_is_read_as_postgresql_reads_it() {
+        let of = |value: &str| start(format!("user\0ann\0replication\0{value}\0\0").as_bytes()).unwrap().replication();
+        assert_eq!(start(b"user\0ann\0\0").unwrap().replication(), Ok(Replication::None));
+        assert_eq!(of("database"), Ok(Replication::Logical));
+        for value in ["true", "TRUE", "t", "yes", "on", "1"] {
+            assert_eq!(of(value), Ok(Replication::Physical), "{value}");
+        }
+        for value in ["false", "f", "No", "off", "0"] {
+            assert_eq!(of(value), Ok(Replication::None), "{value}");
+        }
+        for value in ["", "o", "DATABASE", "truer", "2"] {
+            assert_eq!(of(value), Err(StartupError::BadReplication(value.to_owned())), "{value}");
+        }
     }
 
     #[test]

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_wire::message::{self, Report};
-use sluice_wire::startup::{self, CancelKey, Startup, StartupMessage};
+use sluice_wire::startup::{self, CancelKey, Replication, Startup, StartupMessage};
 use tokio::time::Instant;
 
-use super::parameters::startup_value;
+use super::parameters::{Parameters, session_vars};
 use crate::app::App;
 use crate::cancel::cancel;
 use crate::config::{AuthType, CONSOLE, Config, Database};
 use crate::net::tls::{ClientTls, PeerNames};
 use crate::net::{Io, Peer};
-use crate::pool::{CheckoutError, Welcome};
+use crate::pool::{CheckoutError, ReplicationServer, Welcome};
 use crate::registry::{ClientEntry, ClientHandle, Names, NewClient, SocketGuard};
+use crate::replication::Replicating;
 use crate::session::Limits;
 use crate::session::encoding;
 use crate::session::run::Parts;
@@ -28,6 +29,8 @@ use crate::vars::Var;
 pub enum Accepted {
     Session(Box<Parts>),
     Console(Box<ConsoleParts>),
+    /// With what came behind the login.
+    Replication(Box<Replicating>, Vec<u8>),
     /// A cancel request, or a client that left: nothing more to do.
     Done,
 }
@@ -109,13 +112,16 @@ enum LoggedIn {
     Client(Box<Login>),
 }
 
-struct Login {
-    client: ClientHandle,
-    /// `None`: the console.
-    upstream: Option<Arc<Upstream>>,
-    limits: Limits,
-    vars: Vec<Var>,
-    admin: bool,
+pub(super) struct Login {
+    pub(super) client: ClientHandle,
+    pub(super) to: Destination,
+}
+
+/// Where a login leads.
+pub(super) enum Destination {
+    Console { admin: bool },
+    Database { upstream: Arc<Upstream>, limits: Limits, vars: Vec<Var> },
+    Replication { upstream: Arc<Upstream>, server: ReplicationServer },
 }
 
 impl Login {
@@ -123,19 +129,20 @@ impl Login {
         let Handshake { app, io, mut input, .. } = handshake;
         // The room that the login needed; an idle client has none.
         input.shrink_to_fit();
-        let Some(upstream) = self.upstream else {
-            return Accepted::Console(Box::new(ConsoleParts {
-                app,
-                io,
-                client: self.client,
-                admin: self.admin,
-                input,
-            }));
-        };
-        let vars = app.shared.vars.intern(self.vars);
-        let limits = app.limits(self.limits);
-        let parts = Parts { io, client: self.client, upstream, shared: app.shared.clone(), limits, vars, input };
-        Accepted::Session(Box::new(parts))
+        let client = self.client;
+        match self.to {
+            Destination::Console { admin } => {
+                Accepted::Console(Box::new(ConsoleParts { app, io, client, admin, input }))
+            }
+            Destination::Replication { upstream, server } => {
+                Accepted::Replication(Box::new(Replicating::new(io, client, upstream, server)), input)
+            }
+            Destination::Database { upstream, limits, vars } => {
+                let (vars, limits) = (app.shared.vars.intern(vars), app.limits(limits));
+                let parts = Parts { io, client, upstream, shared: app.shared.clone(), limits, vars, input };
+                Accepted::Session(Box::new(parts))
+            }
+        }
     }
 }
 
@@ -224,7 +231,8 @@ impl Handshake {
         if !console && self.app.registry.sockets() > self.config.settings.max_client_conn as usize {
             return Err(refuse("53300", "no more connections allowed (max_client_conn)"));
         }
-        let vars = self.session_vars(&message)?;
+        let replication = message.replication().map_err(|error| refuse(error.sqlstate(), error.to_string()))?;
+        let parameters = self.session_parameters(&message, replication)?;
         let database = if console { None } else { self.config.database(&message.database) };
         if let Some(database) = &database {
             self.check_limits(database, &message.user)?;
@@ -235,6 +243,7 @@ impl Handshake {
             database: message.database.clone(),
             application_name: message.param("application_name").unwrap_or_default().to_owned(),
             tls: self.io.tls(),
+            replication,
         };
         let new = NewClient {
             names,
@@ -251,7 +260,10 @@ impl Handshake {
         self.check_open(&database)?;
         // Again: others may have come in the meantime.
         self.check_limits(&database, &new.names.user)?;
-        self.log_in_to_database(&database, new, vars).await
+        if replication == Replication::None {
+            return self.log_in_to_database(&database, new, &parameters).await;
+        }
+        self.log_in_for_replication(&database, new, parameters, message.param("options")).await
     }
 
     fn check_open(&self, database: &Database) -> Result<(), Refusal> {
@@ -286,9 +298,10 @@ impl Handshake {
         &mut self,
         database: &Database,
         new: NewClient,
-        vars: Vec<Var>,
+        parameters: &Parameters,
     ) -> Result<Login, Refusal> {
         let user = new.names.user.clone();
+        let vars = session_vars(parameters);
         let upstream = self.app.upstream(&self.config, database, &user).map_err(Some)?;
         let misleads = |var: &Var| &*var.name == "client_encoding" && !encoding::is_safe(&var.statement);
         if upstream.is_sharded() && vars.iter().any(misleads) {
@@ -302,7 +315,7 @@ impl Handshake {
         upstream.count_client(true);
         let welcome = welcome(&upstream).await;
         upstream.count_client(false);
-        self.welcome(&client, &*welcome.map_err(Some)?, &vars).await?;
+        self.welcome(&client, &*welcome.map_err(Some)?, parameters).await?;
         upstream.count_login();
         let limits = Limits {
             query_wait_timeout: self.config.query_wait_timeout(database, &user),
@@ -312,7 +325,7 @@ impl Handshake {
             refuses_simple: self.config.settings.disable_pqexec,
             log_errors: self.config.settings.log_pooler_errors,
         };
-        Ok(Login { client, upstream: Some(upstream), limits, vars, admin: false })
+        Ok(Login { client, to: Destination::Database { upstream, limits, vars } })
     }
 
     async fn log_in_to_console(&mut self, new: NewClient) -> Result<Login, Refusal> {
@@ -323,6 +336,9 @@ impl Handshake {
         let everybody = settings.auth_type == AuthType::Any;
         if !admin && !everybody && !settings.stats_users.has(&new.names.user) {
             return Err(refuse("42501", "not allowed"));
+        }
+        if new.names.replication != Replication::None {
+            return Err(refuse("0A000", "the console has nothing to replicate"));
         }
         let client = self.app.registry.add_client(self.id, new);
         let parameters = [
@@ -335,26 +351,22 @@ impl Handshake {
             ("is_superuser", "on"),
         ];
         let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        self.welcome(&client, &Welcome { parameters }, &[]).await?;
+        self.welcome(&client, &Welcome { parameters }, &Parameters::new()).await?;
         self.app.console.count(|counters| counters.client_login_count += 1);
-        let limits = Limits {
-            query_wait_timeout: None,
-            query_wait_notify: Duration::ZERO,
-            max_packet_size: settings.max_packet_size,
-            max_prepared_statements: 0,
-            refuses_simple: false,
-            log_errors: settings.log_pooler_errors,
-        };
-        Ok(Login { client, upstream: None, limits, vars: Vec::new(), admin })
+        Ok(Login { client, to: Destination::Console { admin } })
     }
 
     /// AuthenticationOk, parameters, key, ReadyForQuery.
-    async fn welcome(&mut self, client: &ClientHandle, welcome: &Welcome, vars: &[Var]) -> Result<(), Refusal> {
+    pub(super) async fn welcome(
+        &mut self,
+        client: &ClientHandle,
+        welcome: &Welcome,
+        parameters: &Parameters,
+    ) -> Result<(), Refusal> {
         let mut out = message::AUTHENTICATION_OK.to_vec();
         for (name, value) in &welcome.parameters {
-            let own = vars.iter().find(|var| *var.name == *name.to_ascii_lowercase());
-            let value = own.and_then(|var| startup_value(&var.statement)).unwrap_or_else(|| value.clone());
-            message::parameter_status(&mut out, name, &value);
+            let own = parameters.iter().find(|(own, _)| own.eq_ignore_ascii_case(name));
+            message::parameter_status(&mut out, name, own.map_or(value, |(_, value)| value));
         }
         let key = client.key.announced();
         message::backend_key_data(&mut out, key.pid, &key.secret);

@@ -12,6 +12,7 @@ mod bind;
 mod handshake;
 mod parameters;
 mod proxy;
+mod replication;
 mod tls;
 
 pub use self::bind::{Inherited, unix_path};
@@ -131,6 +132,10 @@ async fn log_in(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -> Optio
         Accepted::Done => None,
         Accepted::Console(console) => {
             Box::pin(console.serve()).await;
+            None
+        }
+        Accepted::Replication(replicating, input) => {
+            Box::pin(replicating.serve(input)).await;
             None
         }
         Accepted::Session(parts) => Some(parts),

@@ -8,6 +8,7 @@
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
 //! - [`peers`]: cancel requests on their way to other processes;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
+//! - [`replication`]: servers of replication clients, which nobody else gets;
 //! - [`pools`]: all pools: limits across them, eviction, PAUSE, upkeep.
 //!
 //! A server is handed on in one way only: [`Lease::checkin`], which takes it if it is clean. A lease that is dropped instead
@@ -20,6 +21,7 @@ mod peers;
 mod pool;
 mod pools;
 mod replay;
+mod replication;
 mod server;
 mod slots;
 mod sql_statements;
@@ -31,6 +33,7 @@ pub use peers::{PeerView, Peers};
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
 pub use replay::{Replay, Stale};
+pub use replication::ReplicationServer;
 pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name, statement_number};
 pub use slots::{Sizes, Slots, Waiter};
 pub use sql_statements::SqlStatements;

@@ -224,7 +224,7 @@ impl Pool {
             if state.removed {
                 return Some(CheckoutError::Removed);
             }
-            let has_servers = state.slots.total() > state.slots.connecting;
+            let has_servers = state.slots.usable() > 0;
             let (_, error) = state.failure.as_ref().filter(|_| !has_servers && !state.slots.paused)?;
             Some(CheckoutError::Failing(error.clone()))
         };
@@ -392,7 +392,7 @@ impl Lease {
         &self.pool
     }
 
-    fn into_server(mut self) -> Box<Server> {
+    pub(super) fn into_server(mut self) -> Box<Server> {
         self.server.take().expect("a lease holds its server until it is given back")
     }
 

@@ -21,7 +21,7 @@ const CANCEL_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Pools {
     pools: Mutex<BTreeMap<PoolKey, Arc<Pool>>>,
     /// Held while limits across pools are compared with their counts.
-    opening: Mutex<()>,
+    pub(super) opening: Mutex<()>,
     pub registry: Arc<Registry>,
     pub vars: Arc<VarsTable>,
     forgotten: Mutex<BTreeMap<Arc<str>, Counters>>,
@@ -68,6 +68,15 @@ impl Pools {
     pub fn set_logging(&self, connections: bool, disconnections: bool) {
         self.log_connections.store(connections, Ordering::Relaxed);
         self.log_disconnections.store(disconnections, Ordering::Relaxed);
+    }
+
+    pub(super) fn log_opened(&self, server: &Server) {
+        if self.log_connections.load(Ordering::Relaxed) {
+            tracing::info!("{} new connection to server", server.log_prefix());
+            if let Some(tls) = server.entry.tls {
+                tracing::info!("{} SSL established: {tls}", server.log_prefix());
+            }
+        }
     }
 
     pub(super) fn log_disconnections(&self) -> bool {
@@ -249,7 +258,7 @@ impl Pools {
                     params: state.params.clone(),
                     clients: pool.clients.load(Ordering::Relaxed),
                     waiting: state.slots.waiting(),
-                    leased: state.slots.leased,
+                    leased: state.slots.leased + state.slots.replicating,
                     idle: state.slots.idle().len() - used,
                     used,
                     connecting: state.slots.connecting,
@@ -273,7 +282,7 @@ impl Pools {
                 state.failure.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < state.params.login_retry);
             let has_clients = pool.clients.load(Ordering::Relaxed) > 0;
             let wants = state.slots.wants_connection(&state.params.sizes, has_clients, now)
-                || (probe && state.slots.total() == 0);
+                || (probe && state.slots.is_void(&state.params.sizes));
             if state.removed || resting || !wants {
                 return;
             }
@@ -287,7 +296,7 @@ impl Pools {
     }
 
     /// Below `max_db_connections` and `max_user_connections`, if need be by closing the longest-idle server of another pool.
-    fn make_room(&self, pool: &Arc<Pool>, params: &PoolParams) -> bool {
+    pub(super) fn make_room(&self, pool: &Arc<Pool>, params: &PoolParams) -> bool {
         let same_database = |other: &Pool| other.key.database == pool.key.database;
         let same_user = |other: &Pool| other.key.user == pool.key.user;
         self.below(params.max_db_connections, &same_database) && self.below(params.max_user_connections, &same_user)
@@ -377,12 +386,7 @@ async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, gen
         Ok((mut server, welcome)) => {
             server.generation = generation;
             pools.registry.add_server(server.entry.clone());
-            if pools.log_connections.load(Ordering::Relaxed) {
-                tracing::info!("{} new connection to server", server.log_prefix());
-                if let Some(tls) = server.entry.tls {
-                    tracing::info!("{} SSL established: {tls}", server.log_prefix());
-                }
-            }
+            pools.log_opened(&server);
             {
                 let mut state = pool.lock();
                 state.slots.connecting -= 1;
@@ -406,7 +410,7 @@ impl Pool {
             let mut state = self.lock();
             state.slots.connecting -= 1;
             state.failure = Some((Instant::now(), error.clone()));
-            let others = state.slots.total();
+            let others = state.slots.usable();
             // A refusal won't pass by waiting; nor will a sharded database's clients wait for a shard that is down.
             let hopeless = error.is_refusal() || self.key.shard.is_some();
             if hopeless && others == 0 { state.slots.drain_waiters() } else { Vec::new() }
@@ -476,6 +480,6 @@ impl Pool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

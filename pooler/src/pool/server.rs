@@ -10,7 +10,7 @@ use sluice_wire::auth::{Entropy, LoginReply, ServerLogin, ServerSecret};
 use sluice_wire::frame::{Frame, error_field};
 use sluice_wire::message::{self, Status};
 use sluice_wire::scan::Scanner;
-use sluice_wire::startup::{CancelKey, startup_message};
+use sluice_wire::startup::{CancelKey, Replication, startup_message};
 
 use super::hosts::Hosts;
 use super::pool::PoolKey;
@@ -35,6 +35,8 @@ pub struct ServerTarget {
     pub secret: ServerSecret,
     /// Further start-up parameters of the entry (`client_encoding`, `datestyle`, `timezone`, `application_name`).
     pub startup: Vec<(String, String)>,
+    /// The kind of connection.
+    pub replication: Replication,
     /// The entry's `connect_query`.
     pub connect_query: Option<String>,
     pub timeout: Duration,
@@ -151,6 +153,7 @@ impl Server {
             database: (&*key.database).into(),
             shard: key.shard,
             user: target.user.as_str().into(),
+            replication: target.replication,
             address: login.address,
             peer: login.peer,
             local: login.io.local_addr(),
@@ -310,8 +313,9 @@ struct Login {
 impl Login {
     async fn run(&mut self, target: &ServerTarget) -> Result<(), ConnectError> {
         let params = [("user", target.user.as_str()), ("database", target.dbname.as_str())];
+        let replication = target.replication.parameter().map(|value| ("replication", value));
         let extra = target.startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        self.send(&startup_message(0, params.into_iter().chain(extra))).await?;
+        self.send(&startup_message(0, params.into_iter().chain(replication).chain(extra))).await?;
         self.authenticate(target).await?;
         self.until_ready().await?;
         if let Some(query) = &target.connect_query {

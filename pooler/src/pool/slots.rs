@@ -37,19 +37,33 @@ pub struct Slots<S, G> {
     waiters: VecDeque<Waiter<G>>,
     pub leased: usize,
     pub connecting: usize,
+    /// Servers that each belong to one replication client, from before they are opened until they are closed.
+    pub replicating: usize,
     pub paused: bool,
 }
 
 impl<S, G> Default for Slots<S, G> {
     fn default() -> Self {
-        Self { idle: VecDeque::new(), waiters: VecDeque::new(), leased: 0, connecting: 0, paused: false }
+        Self {
+            idle: VecDeque::new(),
+            waiters: VecDeque::new(),
+            leased: 0,
+            connecting: 0,
+            replicating: 0,
+            paused: false,
+        }
     }
 }
 
 impl<S, G> Slots<S, G> {
     /// All servers, those being opened included.
     pub fn total(&self) -> usize {
-        self.idle.len() + self.leased + self.connecting
+        self.idle.len() + self.leased + self.connecting + self.replicating
+    }
+
+    /// Those that are open and that a waiter may get some time.
+    pub fn usable(&self) -> usize {
+        self.idle.len() + self.leased
     }
 
     pub fn idle(&self) -> impl ExactSizeIterator<Item = &S> {
@@ -116,6 +130,23 @@ impl<S, G> Slots<S, G> {
     /// Forgets waiters that gave up: they'd make the queue look longer than it is.
     pub fn prune_waiters(&mut self) {
         self.waiters.retain(|waiter| !waiter.grant.is_closed());
+    }
+
+    /// It has no server for anybody, none is on its way, and there is room for one.
+    pub fn is_void(&self, sizes: &Sizes) -> bool {
+        self.usable() + self.connecting == 0 && (sizes.size == 0 || self.total() < sizes.size as usize)
+    }
+
+    /// Room for a replication client's server: within the pool's size, or in the place of the idle server that is returned.
+    /// None while others wait, so that nobody overtakes.
+    pub fn make_room(&mut self, sizes: &Sizes) -> Option<Option<S>> {
+        if self.paused || self.waiters.iter().any(|waiter| !waiter.grant.is_closed()) {
+            return None;
+        }
+        if sizes.size == 0 || self.total() < sizes.size as usize {
+            return Some(None);
+        }
+        self.idle.pop_front().map(Some)
     }
 
     /// Takes out the idle servers that `gone` picks, oldest first.
@@ -230,6 +261,28 @@ mod tests {
         let without = Sizes { reserve_timeout: Duration::ZERO, ..sizes() };
         slots.leased = 2;
         assert!(!slots.wants_connection(&without, true, start + Duration::from_secs(50)));
+    }
+
+    #[test]
+    fn a_replication_client_takes_the_place_of_an_idle_server_but_of_nobody_who_waits() {
+        let mut slots = Slots::<u32, u32> { leased: 1, ..Slots::default() };
+        assert_eq!(slots.make_room(&sizes()), Some(None), "there is room for two");
+        slots.put_idle(7);
+        assert_eq!(slots.make_room(&sizes()), Some(Some(7)));
+        slots.replicating = 1;
+        assert_eq!(slots.make_room(&sizes()), None, "all are in use");
+        assert!(!slots.is_void(&sizes()));
+        assert_eq!((slots.total(), slots.usable()), (2, 1));
+        slots.leased = 0;
+        assert!(slots.is_void(&sizes()), "nobody else can use a replication client's server");
+        slots.replicating = 0;
+        slots.leased = 2;
+        let (waiting, gets) = waiter(Instant::now());
+        slots.push_waiter(waiting);
+        assert_eq!(slots.make_room(&sizes()), None, "somebody waits");
+        drop(gets);
+        slots.leased = 1;
+        assert_eq!(slots.make_room(&sizes()), Some(None), "and has given up");
     }
 
     #[test]

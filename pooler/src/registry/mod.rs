@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use atomic_waker::AtomicWaker;
-use sluice_wire::startup::CancelKey;
+use sluice_wire::startup::{CancelKey, Replication};
 
 mod key;
 
@@ -103,6 +103,7 @@ pub struct Names {
     pub database: String,
     pub application_name: String,
     pub tls: Option<TlsInfo>,
+    pub replication: Replication,
 }
 
 /// Both ends of a client's connection, in as little room as the usual kinds need.
@@ -166,6 +167,10 @@ impl ClientEntry {
 
     pub fn tls(&self) -> Option<TlsInfo> {
         self.names.tls
+    }
+
+    pub fn replication(&self) -> Replication {
+        self.names.replication
     }
 
     pub fn peer(&self) -> Peer {
@@ -348,6 +353,7 @@ pub struct ServerEntry {
     /// `None` in an unsharded database.
     pub shard: Option<u16>,
     pub user: Box<str>,
+    pub replication: Replication,
     pub address: Address,
     pub peer: Peer,
     pub local: Option<std::net::SocketAddr>,

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use sluice_wire::startup::Replication;
+
 use super::time;
 use crate::app::App;
 use crate::console::answer::{Row, Value, row};
@@ -95,6 +97,7 @@ struct Socket<'a> {
     kind: &'static str,
     user: &'a str,
     database: &'a str,
+    replication: Replication,
     state: &'a str,
     address: (String, u16),
     local: (String, u16),
@@ -116,7 +119,7 @@ impl Socket<'_> {
             self.kind,
             self.user,
             self.database,
-            "none",
+            replication(self.replication),
             self.state,
             self.address.0,
             self.address.1,
@@ -138,6 +141,14 @@ impl Socket<'_> {
     }
 }
 
+fn replication(kind: Replication) -> &'static str {
+    match kind {
+        Replication::None => "none",
+        Replication::Logical => "logical",
+        Replication::Physical => "physical",
+    }
+}
+
 /// As log lines name a connection: `C-0x2a`.
 fn handle(id: u64) -> String {
     format!("{id:#x}")
@@ -152,6 +163,7 @@ fn client_row(app: &App, client: &ClientEntry, state: &str) -> Row {
         kind: "C",
         user: client.user(),
         database: client.database(),
+        replication: client.replication(),
         state,
         address: address(client.peer(), port),
         local: local(client.local(), port),
@@ -183,6 +195,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
         kind: "S",
         user: &server.user,
         database: &server.database,
+        replication: server.replication,
         state,
         address: address(server.peer, port),
         local: local(server.local, port),

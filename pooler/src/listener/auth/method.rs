@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nix::unistd::{Uid, User};
 use sluice_wire::auth::AuthMethod;
 use sluice_wire::message::Report;
-use sluice_wire::startup::StartupMessage;
+use sluice_wire::startup::{Replication, StartupMessage};
 
 use super::super::handshake::{Handshake, Refusal, refuse};
 use super::account::Account;
@@ -110,7 +110,7 @@ impl Handshake {
     }
 }
 
-/// `replication` names the database for logical replication; a boolean value asks for the physical one.
+/// A client of logical replication names a database, and is judged by it.
 fn wants_physical_replication(message: &StartupMessage) -> bool {
-    message.param("replication").is_some_and(|value| !matches!(value, "database" | "false" | "off" | "no" | "0"))
+    message.replication() == Ok(Replication::Physical)
 }

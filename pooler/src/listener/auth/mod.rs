@@ -19,7 +19,7 @@ use std::time::Duration;
 use sluice_wire::auth::{AuthFailure, AuthMethod, AuthStep, ClientAuth, Entropy, LoginContext, ScramKeys, Secret};
 use sluice_wire::frame::Frame;
 use sluice_wire::message::{self, Report};
-use sluice_wire::startup::StartupMessage;
+use sluice_wire::startup::{Replication, StartupMessage};
 use tokio::time::Instant;
 
 use self::account::Account;
@@ -102,11 +102,12 @@ impl Handshake {
     fn log_attempt(&self, message: &StartupMessage) {
         if self.config.settings.log_connections {
             tracing::info!(
-                "{} login attempt: db={} user={} tls={} replication=no",
+                "{} login attempt: db={} user={} tls={} replication={}",
                 self.log_prefix(),
                 message.database,
                 message.user,
-                self.tls_text()
+                self.tls_text(),
+                replication_text(message)
             );
         }
     }
@@ -185,6 +186,15 @@ impl Handshake {
                 Ok(None) => self.read().await?,
             }
         }
+    }
+}
+
+/// How log lines show it.
+fn replication_text(message: &StartupMessage) -> &'static str {
+    match message.replication() {
+        Ok(Replication::Logical) => "database",
+        Ok(Replication::Physical) => "yes",
+        Ok(Replication::None) | Err(_) => "no",
     }
 }
 

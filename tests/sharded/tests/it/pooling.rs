@@ -12,3 +12,12 @@ fn a_user_with_session_pooling_is_refused_at_login() {
     assert_eq!(refused.code(), "0A000");
     assert!(refused.errors[0].hint.contains("[users]"), "{refused:?}");
 }
+
+#[test]
+fn nobody_replicates_from_all_shards_at_once() {
+    let fleet = Fleet::start().filled();
+    let refused = Client::try_connect(&fleet.sluice().socket(), "epfo", &[("replication", "database")]);
+    let refused = refused.err().expect("the login is refused");
+    assert_eq!(refused.code(), "0A000");
+    assert!(refused.errors[0].hint.contains("each shard"), "{refused:?}");
+}
