@@ -154,6 +154,8 @@ fn a_reboot_without_an_old_process_is_a_start() {
     let mut console = console(&stand);
     console.send_query("SHUTDOWN");
     console.until_closed();
+    // Its socket is closed a moment after its clients' connections.
+    eventually("it has ended", || !stand.sluice.is_alive());
     stand.sluice.reboot().await_end();
     assert!(stand.sluice.log().contains("old process not found, try to continue normally"));
     stand.assert_healthy();
