@@ -36,9 +36,14 @@ pub fn quote_literal(value: &str) -> String {
     if value.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
+/// Quotes a name that has no parts.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// Quotes a setting's name; `myapp.org` is quoted part by part.
 pub fn quote_name(name: &str) -> String {
-    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+    name.split('.').map(quote_identifier).collect::<Vec<_>>().join(".")
 }
 
 /// The statement that sets `name` to `value`, for the transaction or for the session. Not SET: a value such as a

@@ -14,6 +14,7 @@ mod hba;
 mod ldap;
 mod leaks;
 mod limits;
+mod listen;
 mod messages;
 mod modes;
 mod peers;

@@ -1,7 +1,5 @@
 //! What can't be carried to another server keeps the session on its own, until it is gone.
 
-use std::time::Duration;
-
 use crate::support::{Batch, Client, Stand, eventually};
 
 fn two_servers() -> Stand {
@@ -53,8 +51,8 @@ fn what_pins_and_what_unpins() {
         ("CREATE TEMP TABLE mine (a int)", "DROP TABLE mine"),
         ("CREATE TEMP TABLE mine AS SELECT 1", "DISCARD TEMP"),
         ("DECLARE held CURSOR WITH HOLD FOR SELECT generate_series(1, 3)", "CLOSE held"),
-        ("LISTEN news", "UNLISTEN news"),
-        ("LISTEN news", "UNLISTEN *"),
+        ("BEGIN; LISTEN news; COMMIT", "UNLISTEN news"),
+        ("BEGIN; LISTEN news; COMMIT", "UNLISTEN *"),
         ("SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"),
         ("SELECT pg_try_advisory_lock_shared(1)", "SELECT pg_advisory_unlock_all()"),
         (r"PREPARE mine AS SELECT E'\\'", "DEALLOCATE mine"),
@@ -116,23 +114,6 @@ fn a_held_cursor_is_read_over_several_transactions() {
 }
 
 #[test]
-fn a_notification_arrives_while_its_listener_is_idle() {
-    let stand = two_servers();
-    let (mut client, mut other) = warm_up(&stand);
-    client.ok("LISTEN news");
-    other.ok("NOTIFY news, 'from another client'");
-    let message = client.read();
-    assert_eq!(message.tag, b'A');
-    assert!(message.body.ends_with(b"news\0from another client\0"), "{message:?}");
-    assert_eq!(client.value("SELECT 5"), "5");
-    stand.direct("NOTIFY news, 'again'");
-    assert!(client.read().body.ends_with(b"again\0"));
-    client.ok("UNLISTEN news");
-    stand.direct("NOTIFY news, 'for nobody'");
-    assert!(client.is_silent_for(Duration::from_millis(300)));
-}
-
-#[test]
 fn an_advisory_lock_is_released_when_its_client_dies() {
     let stand = two_servers();
     let (mut client, mut other) = warm_up(&stand);
@@ -146,7 +127,7 @@ fn an_advisory_lock_is_released_when_its_client_dies() {
 fn a_pinned_server_that_dies_ends_its_session() {
     let stand = two_servers();
     let mut client = stand.client();
-    client.ok("LISTEN news");
+    client.ok("CREATE TEMP TABLE mine (a int)");
     let backend = client.backend();
     stand.direct(&format!("SELECT pg_terminate_backend({backend})"));
     let error = client.until_closed().error().expect("the reason");

@@ -23,6 +23,7 @@ use super::grant::AdminGrant;
 use super::route::sharded_database;
 use crate::app::App;
 use crate::catalogs::ShardedDatabase;
+use crate::vars::quote_identifier;
 
 /// Most reasons that an error lists.
 const MOST_REASONS: usize = 8;
@@ -326,10 +327,6 @@ impl Check<'_> {
         Report::error("42704", format!("{what} \"{}\" has no class", self.table))
             .hint(format!("{show} lists those that have"))
     }
-}
-
-fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn on_shard(shard: ShardId, reasons: Vec<String>) -> Vec<String> {

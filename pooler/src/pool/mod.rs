@@ -4,6 +4,7 @@
 //! - [`server`]: one connection to PostgreSQL, how it is opened, and what it carries between leases;
 //! - [`command`]: statements of our own on a server, whose results the client does not see;
 //! - [`replay`]: a batch that is repeated if a plan was out of date;
+//! - [`listener`]: one connection that listens for all clients of a pool;
 //! - [`sql_statements`]: what a server has from SQL-level PREPARE;
 //! - [`slots`]: the locked core: idle servers, waiters in order, counts. No await, no clock of its own;
 //! - [`peers`]: cancel requests on their way to other processes;
@@ -16,6 +17,7 @@
 
 mod command;
 mod hosts;
+mod listener;
 mod peers;
 #[expect(clippy::module_inception, reason = "one pool, in the folder of all that pools are made of")]
 mod pool;

@@ -12,6 +12,7 @@ use sluice_wire::auth::ServerSecret;
 use sluice_wire::message::TERMINATE;
 use tokio::sync::oneshot;
 
+use super::listener::Listening;
 use super::pools::Pools;
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
 use super::slots::{Sizes, Slots, Waiter};
@@ -93,6 +94,7 @@ pub struct Pool {
     unused_since: AtomicU64,
     /// A copy of the parameter, so that a checkin need not take the lock for it.
     resets_always: AtomicBool,
+    pub(super) listening: Listening,
 }
 
 /// A place in the queue.
@@ -120,7 +122,16 @@ impl Pool {
             removed: false,
         };
         let (clients, unused_since) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self { key, state: Mutex::new(state), pools, registry, clients, unused_since, resets_always }
+        Self {
+            key,
+            state: Mutex::new(state),
+            pools,
+            registry,
+            clients,
+            unused_since,
+            resets_always,
+            listening: Listening::default(),
+        }
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -51,6 +51,10 @@ pub enum Eviction {
     /// `server_fast_close`; waits, too.
     Reconfigured,
     SuspendTimeout,
+    /// The connection that listened for this client was lost; waits, too.
+    ListenerLost,
+    /// It takes no notifications.
+    MailboxFull,
     /// No eviction: SUSPEND, the client is to rest.
     Rest,
     /// It does, and has been sent all there was.
@@ -58,7 +62,7 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::None,
         Self::Killed,
         Self::DatabaseRemoved,
@@ -70,13 +74,15 @@ impl Eviction {
         Self::Replaced,
         Self::Reconfigured,
         Self::SuspendTimeout,
+        Self::ListenerLost,
+        Self::MailboxFull,
         Self::Rest,
         Self::Resting,
     ];
 
     /// Until the client is between two transactions, or for ever.
     pub fn waits(self) -> bool {
-        matches!(self, Self::Replaced | Self::Reconfigured | Self::Rest | Self::Resting)
+        matches!(self, Self::Replaced | Self::Reconfigured | Self::ListenerLost | Self::Rest | Self::Resting)
     }
 
     /// The text that the client gets, and its SQLSTATE.
@@ -84,6 +90,10 @@ impl Eviction {
         match self {
             Self::None | Self::Rest | Self::Resting => ("", "00000"),
             Self::SuspendTimeout => ("suspend_timeout", "57P01"),
+            Self::ListenerLost => {
+                ("notifications may have been missed: the connection that listened was lost", "08006")
+            }
+            Self::MailboxFull => ("too many notifications wait for this client", "53000"),
             Self::Killed => ("admin forced disconnect", "57P01"),
             Self::Reconfigured => ("database configuration changed", "57P01"),
             Self::DatabaseRemoved => ("database removed", "57P01"),
@@ -150,6 +160,10 @@ pub struct ClientEntry {
     cancel_asked: AtomicBool,
     /// Pinned servers are shown: 1 while this session can't share its server.
     pub pinned: AtomicBool,
+    /// Another connection has listened for it (LISTEN).
+    pub listens: AtomicBool,
+    /// Notifications wait for it.
+    pub has_mail: AtomicBool,
 }
 
 impl ClientEntry {
@@ -282,6 +296,11 @@ impl ClientEntry {
     fn replace(&self, old: Eviction, new: Eviction) {
         // Somebody else may have said otherwise in between.
         let _ = self.eviction.compare_exchange(old as u8, new as u8, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Acquire)
     }
 
     /// A cancel request for a console connection.
@@ -522,6 +541,8 @@ impl Registry {
             prepared: AtomicU32::new(0),
             cancel_asked: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
+            listens: AtomicBool::new(false),
+            has_mail: AtomicBool::new(false),
         });
         clients.insert(&entry);
         drop(clients);

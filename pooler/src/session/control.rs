@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -137,7 +138,7 @@ impl Session {
     }
 
     /// A server of `shard`, waiting in the pool's queue if need be.
-    async fn wait_for(&mut self, shard: ShardId) -> Result<Lease, Report> {
+    pub(super) async fn wait_for(&mut self, shard: ShardId) -> Result<Lease, Report> {
         let Some(pool) = self.upstream.pool(shard).cloned() else {
             return Err(unknown_shard(shard));
         };
@@ -273,7 +274,7 @@ impl Session {
 
     fn pin(&mut self, pinned: bool) {
         self.pinned = pinned;
-        self.client.pinned.store(pinned, std::sync::atomic::Ordering::Relaxed);
+        self.client.pinned.store(pinned, Ordering::Relaxed);
     }
 
     fn apply_effects(
@@ -374,9 +375,19 @@ impl Session {
             }
             Effect::Prepare { name, text, leaves } => self.prepared_by_sql(name, text.as_ref(), *leaves),
             Effect::Deallocate(name) => self.deallocated(name),
-            Effect::Execute(_) | Effect::ShowPrepared => {}
+            Effect::Execute(_) | Effect::ShowPrepared | Effect::ShowChannels => {}
+            Effect::Listen(channel) => self.left_channel(Some(channel)),
+            Effect::Unlisten(channel) => self.left_channel(channel.as_deref()),
             Effect::DiscardAll => self.discard_all(),
             Effect::DeallocateAll => self.forget_statements(),
+        }
+    }
+
+    /// The session's own server listens on the channel from now on, or nobody does.
+    fn left_channel(&mut self, channel: Option<&str>) {
+        match &mut self.link {
+            Link::Transaction(transaction) => transaction.log.listening(channel.map(Into::into)),
+            _ => self.unlisten(channel),
         }
     }
 
@@ -390,6 +401,13 @@ impl Session {
     fn end_log(&mut self, committed: bool, chain: bool) {
         let Link::Transaction(transaction) = &mut self.link else { return };
         self.vars = if committed { transaction.log.vars.clone() } else { transaction.log.before().clone() };
+        if committed
+            && self.client.listens.load(Ordering::Relaxed)
+            && let Some(pool) = self.upstream.pools().first()
+        {
+            let id = self.client.id;
+            transaction.log.left_channels().for_each(|channel| pool.unlisten(channel, id));
+        }
         if !committed {
             transaction.log.changes.clear();
             transaction.log.schema = None;
@@ -407,6 +425,7 @@ impl Session {
     fn discard_all(&mut self) {
         self.vars = self.base_vars.clone();
         self.forget_statements();
+        self.unlisten(None);
         self.pin(false);
         if let Some(server) = self.server_mut() {
             server.suspect = false;
@@ -555,6 +574,14 @@ impl Session {
             Effect::Deallocate(name) => {
                 self.forget_statement(&name);
                 "DEALLOCATE"
+            }
+            Effect::Listen(channel) => {
+                self.listen(&channel).await?;
+                "LISTEN"
+            }
+            Effect::Unlisten(channel) => {
+                self.unlisten(channel.as_deref());
+                "UNLISTEN"
             }
             _ => return Err(not_together()),
         };

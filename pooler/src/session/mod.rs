@@ -3,7 +3,7 @@
 //! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the loop: read, decide, send,
 //! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the answer), then what is off
 //! the ordinary way: [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin, waiting, refusals),
-//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`], [`prepared`] and [`sql_prepared`] (named statements), [`replan`] (those that are out of date),
+//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`], [`prepared`] and [`sql_prepared`] (named statements), [`listen`], [`replan`] (those that are out of date),
 //! [`straight`] (session pooling), [`path`] and [`encoding`].
 //!
 //! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
@@ -14,6 +14,7 @@ mod copy;
 pub mod encoding;
 mod everywhere;
 mod extended;
+mod listen;
 mod path;
 pub mod prepared;
 mod replan;

@@ -394,13 +394,14 @@ fn controls(action: &Action) -> bool {
     )
 }
 
-/// The session has to know of the statement, if only of its name.
+/// The session has to know of the statement, if only of a name in it.
 fn is_remembered(action: &Action) -> bool {
     let names_statement = matches!(
         action,
         Action::Prepare { .. } | Action::Execute(_) | Action::Deallocate(Some(_)) | Action::ShowPrepared
     );
-    names_statement || controls(action)
+    let listens = matches!(action, Action::Listen(_) | Action::Unlisten(_) | Action::ShowChannels);
+    names_statement || listens || controls(action)
 }
 
 /// Text and types of a remembered Parse.

@@ -235,6 +235,11 @@ impl Session {
         if !self.flow.unsent.is_empty() && ready!(self.io.poll_flush(cx, &mut self.flow.unsent)).is_err() {
             return Poll::Ready(Step::End(End::Client("client unexpected eof".to_owned())));
         }
+        if self.client.has_mail()
+            && let Some(step) = self.deliver()
+        {
+            return Poll::Ready(step);
+        }
         if !self.input.is_empty()
             && let Some(step) = self.on_input(Self::step)
         {

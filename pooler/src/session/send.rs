@@ -11,6 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::listen::hidden_channels;
 use super::request::{self, Request, Where};
 use super::run::Slow;
 use super::{Link, Session};
@@ -78,6 +79,9 @@ impl Session {
         self.check_strings()?;
         if !request.effects.is_empty() {
             self.check_sql_statements(&request)?;
+            if self.hides_channels(&request) {
+                return Err(Slow::fail(hidden_channels()));
+            }
         }
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
@@ -115,11 +119,16 @@ impl Session {
                             || !transaction.log.changes.is_empty()
                             || (transaction.participants.is_empty() && !is_setting(request))))
             }
-            _ if !request.effects.is_empty() && self.forgets_without_server(request) => true,
+            _ if !request.effects.is_empty() && self.runs_without_server(request) => true,
             // Lazily begun: no server is needed for it.
             Link::None => request.begins && self.upstream.mode == PoolMode::Transaction && !self.open,
             Link::One(_) => request.begins && self.pinned && !self.open,
         }
+    }
+
+    #[cold]
+    fn runs_without_server(&self, request: &Request) -> bool {
+        self.forgets_without_server(request) || self.listens_by_pool(request)
     }
 
     /// The one shard that runs it.

@@ -197,6 +197,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.upstream.count_client(false);
+        self.leave_mailbox();
         self.client.link(0);
         let Link::One(lease) = std::mem::replace(&mut self.link, Link::None) else { return };
         if self.upstream.mode == PoolMode::Session && lease.is_settled() && !self.pinned {

@@ -16,10 +16,10 @@ use sluice_wire::message::{Report, Status};
 use super::control::{failure, lost};
 use super::request::Request;
 use super::run::Slow;
-use super::transaction::{Effect, quote_identifier};
+use super::transaction::Effect;
 use super::{Link, Session};
 use crate::pool::SqlStatements;
-use crate::vars::quote_literal;
+use crate::vars::{quote_identifier, quote_literal};
 
 /// Takes a name, and does nothing else: for a name that the client's protocol-level statement has.
 const PLACEHOLDER: &str = "AS SELECT";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_router::Schema;
 use sluice_router::template::{Action, Residue, SchemaChange, SetAction, SetValue, Statement};
 
-use crate::vars::{Vars, VarsTable, set_statement};
+use crate::vars::{Vars, VarsTable, quote_identifier, set_statement};
 
 /// One step that a server enlisted later has to repeat.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,9 @@ enum Step {
     Set(Box<str>, String),
     /// SAVEPOINT, and what ROLLBACK TO goes back to.
     Savepoint(Box<str>, State),
+    /// A LISTEN that the session's server runs, or an UNLISTEN: from the commit on, another connection need not listen for
+    /// this channel (or any). No other server has to repeat it.
+    Listening(Option<Box<str>>),
 }
 
 /// What a savepoint keeps.
@@ -57,13 +60,10 @@ impl TransactionLog {
     pub fn prologue(&self) -> String {
         let mut sql = self.begin.clone();
         for step in &self.steps {
-            sql.push_str("; ");
             match step {
-                Step::Set(_, statement) => sql.push_str(statement),
-                Step::Savepoint(name, _) => {
-                    sql.push_str("SAVEPOINT ");
-                    sql.push_str(&quote_identifier(name));
-                }
+                Step::Set(_, statement) => sql.extend(["; ", statement]),
+                Step::Savepoint(name, _) => sql.extend(["; SAVEPOINT ", &quote_identifier(name)]),
+                Step::Listening(_) => {}
             }
         }
         sql
@@ -71,7 +71,7 @@ impl TransactionLog {
 
     /// The prologue is a bare BEGIN.
     pub fn is_plain(&self) -> bool {
-        self.plain && self.steps.is_empty()
+        self.plain && self.steps.iter().all(|step| matches!(step, Step::Listening(_)))
     }
 
     pub fn before(&self) -> &Arc<Vars> {
@@ -105,6 +105,19 @@ impl TransactionLog {
         }
     }
 
+    /// The server listens itself, or nobody is to listen any more, once this transaction is committed.
+    pub fn listening(&mut self, channel: Option<Box<str>>) {
+        self.steps.push(Step::Listening(channel));
+    }
+
+    /// What [`Self::listening`] was told.
+    pub fn left_channels(&self) -> impl Iterator<Item = Option<&str>> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Listening(channel) => Some(channel.as_deref()),
+            _ => None,
+        })
+    }
+
     pub fn savepoint(&mut self, name: &str) {
         let state = State { vars: self.vars.clone(), schema: self.schema.clone(), changes: self.changes.len() };
         self.steps.push(Step::Savepoint(name.into(), state));
@@ -114,7 +127,7 @@ impl TransactionLog {
     pub fn release(&mut self, name: &str) {
         let Some(at) = self.find(name) else { return };
         let inner = self.steps.split_off(at);
-        self.steps.extend(inner.into_iter().filter(|step| matches!(step, Step::Set(..))));
+        self.steps.extend(inner.into_iter().filter(|step| !matches!(step, Step::Savepoint(..))));
     }
 
     /// ROLLBACK TO keeps the savepoint itself.
@@ -135,10 +148,6 @@ impl TransactionLog {
     fn find(&self, name: &str) -> Option<usize> {
         self.steps.iter().rposition(|step| matches!(step, Step::Savepoint(known, _) if &**known == name))
     }
-}
-
-pub fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A SET, with its values looked up: what it does to the session once it has succeeded.
@@ -205,6 +214,10 @@ pub enum Effect {
     /// SQL-level EXECUTE, or another use of such a statement.
     Execute(Box<str>),
     Deallocate(Box<str>),
+    Listen(Box<str>),
+    Unlisten(Option<Box<str>>),
+    /// It looks at the channels that it listens on.
+    ShowChannels,
     /// All statements of the client's have to be on its server: it looks at them.
     ShowPrepared,
     /// SQL-level DEALLOCATE ALL drops the protocol's statements too.
@@ -231,6 +244,9 @@ impl Effect {
             Action::Deallocate(Some(name)) => Self::Deallocate(name.clone()),
             Action::Deallocate(None) => Self::DeallocateAll,
             Action::ShowPrepared => Self::ShowPrepared,
+            Action::ShowChannels => Self::ShowChannels,
+            Action::Listen(channel) => Self::Listen(channel.clone()),
+            Action::Unlisten(channel) => Self::Unlisten(channel.clone()),
             _ => Self::None,
         })
     }

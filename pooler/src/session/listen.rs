@@ -1,0 +1,79 @@
+//! LISTEN without a server of one's own: the pool's listener listens, and what it hears is written to the client whenever that
+//! is between two transactions.
+//!
+//! This holds for LISTEN on its own. Inside a transaction, or together with other statements, it runs on the session's server,
+//! which then is kept (`Residue::pins`); from its commit on, that server is the one that the client hears.
+
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use sluice_wire::message::{Report, Status};
+
+use super::request::Request;
+use super::run::Step;
+use super::send::unknown_shard;
+use super::transaction::Effect;
+use super::{Link, Session};
+
+impl Session {
+    /// LISTEN or UNLISTEN on its own, of a session that holds no server.
+    pub(super) fn listens_by_pool(&self, request: &Request) -> bool {
+        let alone = matches!(&*request.effects, [Effect::Listen(_) | Effect::Unlisten(_)]) && request.statements == 1;
+        alone && matches!(self.link, Link::None) && !self.open && !self.upstream.is_sharded()
+    }
+
+    /// Returns when nothing that is committed from now on is missed.
+    pub(super) async fn listen(&mut self, channel: &str) -> Result<(), Report> {
+        let home = self.upstream.with_map(|map| map.home());
+        let Some(pool) = self.upstream.pool(home).cloned() else { return Err(unknown_shard(home)) };
+        if !pool.has_listener() {
+            // In its turn, as anything that needs a connection: the pool may be paused, or PostgreSQL away.
+            self.wait_for(home).await?.checkin();
+        }
+        let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+        pool.listen(channel, &self.client, waker).await
+    }
+
+    /// Of one channel, or of all.
+    pub(super) fn unlisten(&self, channel: Option<&str>) {
+        if self.client.listens.load(Ordering::Relaxed)
+            && let Some(pool) = self.upstream.pools().first()
+        {
+            pool.unlisten(channel, self.client.id);
+        }
+    }
+
+    /// At the session's end.
+    pub(super) fn leave_mailbox(&self) {
+        if self.client.listens.load(Ordering::Relaxed)
+            && let Some(pool) = self.upstream.pools().first()
+        {
+            pool.remove_mailbox(self.client.id);
+        }
+    }
+
+    /// Notifications have come. They wait for the end of a transaction, as PostgreSQL's do.
+    #[cold]
+    pub(super) fn deliver(&mut self) -> Option<Step> {
+        let at_rest = self.status() == Status::Idle && !self.open && !self.flow.copy_in;
+        let pool = self.upstream.pools().first().filter(|_| at_rest)?;
+        let mail = pool.take_mail(&self.client);
+        match self.reply(&mail) {
+            Step::Read => None,
+            end => Some(end),
+        }
+    }
+
+    /// The client asks which channels it listens on, and its server does not know.
+    pub(super) fn hides_channels(&self, request: &Request) -> bool {
+        self.client.listens.load(Ordering::Relaxed) && request.effects.contains(&Effect::ShowChannels)
+    }
+}
+
+/// See [`Session::hides_channels`].
+pub(super) fn hidden_channels() -> Report {
+    Report::error("0A000", "pg_listening_channels() cannot be answered")
+        .detail("In transaction pooling, another connection listens for this session.")
+        .hint("Run LISTEN inside a transaction, which keeps the server for the session, or use session pooling.")
+}
