@@ -24,7 +24,7 @@ test: ## all tests, against real servers
 	cargo test --workspace --doc --quiet
 	@$(MAKE) --no-print-directory test-drivers
 
-test-drivers: ## psycopg, asyncpg and node-postgres, installed below tests/drivers
+test-drivers: ## psycopg, asyncpg, SQLAlchemy, Django and node-postgres, installed below tests/drivers
 	@scripts/deps build postgresql test nextest
 	@scripts/drivers
 	cargo nextest run --workspace --run-ignored only -E 'package(sluice-tests) & test(drivers::)'

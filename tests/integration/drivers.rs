@@ -53,6 +53,18 @@ fn asyncpg() {
 
 #[test]
 #[ignore = "needs its driver: make test-drivers"]
+fn sqlalchemy() {
+    script(directory().join(".venv/bin/python"), "with_sqlalchemy.py");
+}
+
+#[test]
+#[ignore = "needs its driver: make test-drivers"]
+fn django() {
+    script(directory().join(".venv/bin/python"), "with_django.py");
+}
+
+#[test]
+#[ignore = "needs its driver: make test-drivers"]
 fn node_postgres() {
     script("node".into(), "with_node_postgres.js");
 }

@@ -9,6 +9,7 @@ mod auth_query;
 mod cancel;
 mod copy;
 mod drivers;
+mod dump;
 mod faults;
 mod hba;
 mod ldap;

@@ -10,4 +10,4 @@ mod guardian;
 mod programs;
 
 pub use cluster::Cluster;
-pub use programs::Programs;
+pub use programs::{Programs, run};
