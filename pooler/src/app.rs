@@ -1,7 +1,7 @@
 //! The one place that knows everything and builds it: configuration in, a running pooler out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use crate::averages::ConsoleStats;
 use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{Config, ConfigError, Database, PoolMode};
 use crate::credentials::Credentials;
+use crate::dns::Dns;
 use crate::logging::Log;
 use crate::net::tls::{TlsError, TlsSetup};
 use crate::net::{Address, Listening, TcpOptions};
@@ -40,6 +41,8 @@ pub enum AppError {
     Config(#[from] ConfigError),
     #[error("database \"{database}\": {source}")]
     Catalog { database: String, source: CatalogError },
+    #[error("cannot use resolv_conf {}: {source}", path.display())]
+    ResolvConf { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -85,7 +88,9 @@ pub struct App {
 pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
     let registry = Arc::new(Registry::default());
     let vars = Arc::new(VarsTable::default());
-    let pools = Pools::new(registry.clone(), vars.clone());
+    let dns = Dns::new(&config.settings, registry.clone())
+        .map_err(|source| AppError::ResolvConf { path: config.settings.resolv_conf.clone(), source })?;
+    let pools = Pools::new(registry.clone(), vars.clone(), Arc::new(dns));
     pools.set_logging(config.settings.log_connections, config.settings.log_disconnections);
     let shared = Shared {
         router: Router::new(config.settings.template_cache_size as usize),
@@ -292,6 +297,7 @@ impl App {
             replication: Replication::None,
             connect_query: database.connect_query.clone(),
             timeout: if timeout.is_zero() { FOREVER } else { timeout },
+            dns: self.pools.dns.clone(),
             tcp: tcp_options(config),
             tls: self.tls().server(&config.server_tls(database)),
         }
@@ -327,6 +333,7 @@ impl App {
         }
         self.update_pools(&config);
         self.peers.keep(&config.peers);
+        self.pools.dns.follow(&config.settings);
         self.changed.notify_waiters();
         Ok(tls?)
     }

@@ -46,7 +46,7 @@ async fn forward(app: &App, key: &CancelKey) -> &'static str {
     let Some(key) = forwarded(key) else {
         return "cancel request was forwarded too often";
     };
-    app.peers.forward(peer, config.peer_pool_size(peer), &key, deadline(app)).await
+    app.peers.forward(peer, config.peer_pool_size(peer), &key, (&app.pools.dns, deadline(app))).await
 }
 
 fn deadline(app: &App) -> std::time::Duration {

@@ -2,7 +2,7 @@
 //!
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
-//! config, stats, logging, net, service, vars, registry, pool, upstream, catalogs, averages, executor, session, credentials,
+//! config, stats, logging, net, service, vars, registry, dns, pool, upstream, catalogs, averages, executor, session, credentials,
 //! app, cancel, cleanup, drain, suspend, console, replication, listener, serve, process, demo, migrate
 
 pub mod app;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod console;
 pub mod credentials;
 pub mod demo;
+pub mod dns;
 pub mod drain;
 pub mod executor;
 pub mod listener;

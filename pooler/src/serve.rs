@@ -69,6 +69,7 @@ async fn janitor(app: Weak<App>) {
         app.pools.tend();
         app.enforce_timeouts();
         clean_up(&app);
+        app.pools.dns.tend();
         let config = app.config();
         let is_over = app.console.tick(&app.pools, Duration::from_secs(config.settings.stats_period.into()));
         if is_over && config.settings.log_stats {

@@ -8,6 +8,7 @@ mod auth;
 mod auth_query;
 mod cancel;
 mod copy;
+mod dns;
 mod drivers;
 mod dump;
 mod faults;

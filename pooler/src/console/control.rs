@@ -109,7 +109,9 @@ async fn reload(app: &Arc<App>) -> Result<Answer, Report> {
         Err(reason) => {
             tracing::error!("{reason}");
             let hint = match reason {
-                AppError::Tls(_) => "TLS is as it was, all else has been reloaded",
+                AppError::Tls(_) => {
+                    "TLS is as it was, and entries that ask for another have no servers; all else has been reloaded"
+                }
                 _ => "nothing has changed",
             };
             let text = "RELOAD failed, see logs for additional details";

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -183,13 +183,13 @@ impl Io {
     }
 
     /// Opens a connection. The caller sets the deadline.
-    pub async fn connect(address: &Address, options: &TcpOptions) -> io::Result<(Self, Peer)> {
-        match address {
-            Address::Tcp { host, port } => {
-                Self::tcp(tokio::net::TcpStream::connect((host.as_str(), *port)).await?, options)
-            }
-            Address::Unix(path) => Self::unix(tokio::net::UnixStream::connect(path).await?),
-        }
+    pub async fn connect_tcp(address: SocketAddr, options: &TcpOptions) -> io::Result<(Self, Peer)> {
+        Self::tcp(tokio::net::TcpStream::connect(address).await?, options)
+    }
+
+    /// As [`Self::connect_tcp`].
+    pub async fn connect_unix(path: &Path) -> io::Result<(Self, Peer)> {
+        Self::unix(tokio::net::UnixStream::connect(path).await?)
     }
 
     #[expect(deprecated, reason = "its replacement is an unsafe fn; an owned socket needs no such promise")]

@@ -9,7 +9,8 @@ use sluice_wire::startup::{CancelKey, cancel_request};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::Peer;
-use crate::net::{Address, Io};
+use crate::dns::{ConnectFailure, Dns};
+use crate::net::Address;
 use crate::stats::Counted;
 
 /// A pool for each peer that a request went to.
@@ -43,11 +44,17 @@ pub struct PeerView {
 impl Peers {
     /// Sends `key` to a peer, and returns when that has closed its side: the request has arrived then, as far as the peer
     /// can tell. The peer's port is asked in the clear, as by PgBouncer. The result is how it ended.
-    pub async fn forward(&self, peer: &Peer, size: u32, key: &CancelKey, deadline: Duration) -> &'static str {
+    pub async fn forward(
+        &self,
+        peer: &Peer,
+        size: u32,
+        key: &CancelKey,
+        (dns, deadline): (&Dns, Duration),
+    ) -> &'static str {
         let pool = self.pool(peer.id, size);
         let _request = Counted::new(&pool.requests);
         let address = Address::new(&peer.host, peer.port);
-        match tokio::time::timeout(deadline, pool.send(&address, key)).await {
+        match tokio::time::timeout(deadline, pool.send(&address, key, dns)).await {
             Ok(Ok(())) => "cancel request forwarded to its peer",
             Ok(Err(error)) => {
                 tracing::warn!("peer-{}@{address} cancel request failed: {error}", peer.id);
@@ -96,10 +103,10 @@ impl PeerPool {
         }
     }
 
-    async fn send(&self, address: &Address, key: &CancelKey) -> std::io::Result<()> {
+    async fn send(&self, address: &Address, key: &CancelKey, dns: &Dns) -> Result<(), ConnectFailure> {
         let _connection: SemaphorePermit<'_> = self.connections.acquire().await.map_err(std::io::Error::other)?;
         let connecting = Counted::new(&self.connecting);
-        let (mut io, _) = Io::connect(address, &Default::default()).await?;
+        let (mut io, _) = dns.connect(address, &Default::default()).await?;
         drop(connecting);
         let _active = Counted::new(&self.active);
         io.write_all(&cancel_request(key)).await?;
@@ -120,6 +127,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::config::Settings;
 
     /// A peer that takes a request and holds its connection.
     async fn accept(listener: &TcpListener) -> (TcpStream, [u8; 16]) {
@@ -135,10 +143,11 @@ mod tests {
         let port = listener.local_addr().expect("an address").port();
         let peer = Peer { id: 7, host: "127.0.0.1".into(), port, pool_size: Some(1) };
         let peers = Arc::new(Peers::default());
+        let dns = Arc::new(Dns::new(&Settings::default(), Arc::default()).expect("no file is read"));
         let key = CancelKey { pid: 0x0107_0004, secret: vec![5, 6, 7, 2] };
         let forward = |seconds| {
-            let (peers, peer, key) = (peers.clone(), peer.clone(), key.clone());
-            tokio::spawn(async move { peers.forward(&peer, 1, &key, Duration::from_secs(seconds)).await })
+            let (peers, peer, key, dns) = (peers.clone(), peer.clone(), key.clone(), dns.clone());
+            tokio::spawn(async move { peers.forward(&peer, 1, &key, (&dns, Duration::from_secs(seconds))).await })
         };
         let first = forward(20);
         let (mut held, packet) = accept(&listener).await;

@@ -10,7 +10,8 @@ use sluice_wire::startup::cancel_request;
 use super::pool::{CheckoutError, Pool, PoolKey, PoolParams};
 use super::server::{ConnectError, Server, ServerTarget};
 use super::tls::negotiate;
-use crate::net::Io;
+use crate::dns::Dns;
+use crate::net::{Address, Io, Peer};
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
 use crate::vars::VarsTable;
@@ -24,6 +25,7 @@ pub struct Pools {
     pub(super) opening: Mutex<()>,
     pub registry: Arc<Registry>,
     pub vars: Arc<VarsTable>,
+    pub dns: Arc<Dns>,
     forgotten: Mutex<BTreeMap<Arc<str>, Counters>>,
     paused: AtomicBool,
     /// Paused one by one, by PAUSE or KILL of a database: holds for pools that are made later, too.
@@ -51,12 +53,13 @@ pub struct PoolView {
 }
 
 impl Pools {
-    pub fn new(registry: Arc<Registry>, vars: Arc<VarsTable>) -> Arc<Self> {
+    pub fn new(registry: Arc<Registry>, vars: Arc<VarsTable>, dns: Arc<Dns>) -> Arc<Self> {
         Arc::new(Self {
             pools: Mutex::default(),
             opening: Mutex::default(),
             registry,
             vars,
+            dns,
             forgotten: Mutex::default(),
             paused: AtomicBool::new(false),
             paused_databases: Mutex::default(),
@@ -336,7 +339,12 @@ impl Pools {
     /// As [`Self::cancel`], but gives up after `deadline`. The result is how it ended.
     pub async fn cancel_within(server: &ServerEntry, deadline: Duration) -> &'static str {
         let send = async {
-            let (mut io, _) = Io::connect(&server.address, &Default::default()).await?;
+            // Where the server is, and not where its name may have gone since.
+            let (mut io, _) = match (server.peer, &server.address) {
+                (Peer::Tcp(peer), _) => Io::connect_tcp(peer, &Default::default()).await?,
+                (Peer::Unix { .. }, Address::Unix(path)) => Io::connect_unix(path).await?,
+                (Peer::Unix { .. }, Address::Tcp { .. }) => return Err(std::io::ErrorKind::AddrNotAvailable.into()),
+            };
             if server.tls.is_some() {
                 negotiate(&mut io, &server.address, &server.tls_setup).await?;
             }
@@ -406,6 +414,10 @@ async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, gen
 impl Pool {
     fn opening_failed(self: &Arc<Self>, error: ConnectError) {
         tracing::warn!("server login failed: {} ({}/{})", error, self.key.database, self.key.user);
+        if let Some(pools) = self.pools.upgrade().filter(|pools| pools.log_disconnections()) {
+            let (id, reason) = (pools.registry.next_id(), error.reason());
+            tracing::info!("S-{id:#x}: {}/{} closing because: {reason} (age=0s)", self.key.database, self.key.user);
+        }
         let waiters = {
             let mut state = self.lock();
             state.slots.connecting -= 1;
@@ -468,12 +480,15 @@ impl Pool {
                 if params.check_query.is_some() && clock.since(server.idle_since) >= params.check_delay {
                     server.entry.used.store(true, Ordering::Relaxed);
                 }
-                dead || old || idle
+                dead || old || idle || server.entry.close_needed.load(Ordering::Relaxed)
             })
         };
         for server in closed {
-            let reason =
-                if server.io.is_readable() { "server conn crashed?" } else { "server idle timeout or lifetime over" };
+            let reason = match server.io.is_readable() {
+                true => "server conn crashed?",
+                false if server.entry.close_needed.load(Ordering::Relaxed) => "database configuration changed",
+                false => "server idle timeout or lifetime over",
+            };
             self.dispose(server, reason);
         }
         self.open_if_due(false);

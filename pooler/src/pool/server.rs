@@ -17,6 +17,7 @@ use super::pool::PoolKey;
 use super::replay::Replay;
 use super::sql_statements::SqlStatements;
 use super::tls::negotiate;
+use crate::dns::{ConnectFailure, Dns};
 use crate::net::tls::{ServerTls, end_point};
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::{Registry, ServerEntry};
@@ -40,6 +41,7 @@ pub struct ServerTarget {
     /// The entry's `connect_query`.
     pub connect_query: Option<String>,
     pub timeout: Duration,
+    pub dns: Arc<Dns>,
     pub tcp: TcpOptions,
     pub tls: Arc<ServerTls>,
 }
@@ -58,6 +60,8 @@ pub enum ConnectError {
     Refused { sqlstate: String, message: String },
     #[error("cannot connect to {address}: {text}")]
     Unreachable { address: String, text: String },
+    #[error("server DNS lookup failed: {address}")]
+    Lookup { address: String },
     #[error("connect timeout")]
     Timeout,
     #[error("{0}")]
@@ -71,7 +75,7 @@ impl ConnectError {
             // Starting up or shutting down passes.
             Self::Refused { sqlstate, .. } => sqlstate != "57P03",
             Self::Login(_) => true,
-            Self::Unreachable { .. } | Self::Timeout => false,
+            Self::Unreachable { .. } | Self::Lookup { .. } | Self::Timeout => false,
         }
     }
 
@@ -79,7 +83,17 @@ impl ConnectError {
         match self {
             Self::Refused { sqlstate, .. } => sqlstate,
             Self::Login(_) => "08P01",
-            Self::Unreachable { .. } | Self::Timeout => "08006",
+            Self::Unreachable { .. } | Self::Lookup { .. } | Self::Timeout => "08006",
+        }
+    }
+
+    /// As PgBouncer's log has it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } | Self::Login(_) => "login failed",
+            Self::Unreachable { .. } => "connect failed",
+            Self::Lookup { .. } => "server DNS lookup failed",
+            Self::Timeout => "connect timeout",
         }
     }
 }
@@ -136,8 +150,10 @@ impl Server {
     ) -> Result<(Self, Welcome), ConnectError> {
         let address = target.hosts.pick();
         let login = async {
-            let connected = Io::connect(address, &target.tcp).await;
-            let (mut io, peer) = connected.map_err(|error| unreachable(address, &error))?;
+            let (mut io, peer) = target.dns.connect(address, &target.tcp).await.map_err(|failure| match failure {
+                ConnectFailure::Lookup(_) => ConnectError::Lookup { address: address.to_string() },
+                ConnectFailure::Io(error) => unreachable(address, &error),
+            })?;
             negotiate(&mut io, address, &target.tls).await.map_err(|error| unreachable(address, &error))?;
             let address = address.clone();
             let mut login =

@@ -122,8 +122,8 @@ static TABLE: &[Show] = &[
         ],
         rows: process::peer_pools,
     },
-    Show { name: "dns_hosts", columns: &[text("hostname"), bigint("ttl"), text("addrs")], rows: process::none },
-    Show { name: "dns_zones", columns: &[text("zonename"), bigint("serial"), int("count")], rows: process::none },
+    Show { name: "dns_hosts", columns: &[text("hostname"), bigint("ttl"), text("addrs")], rows: process::dns_hosts },
+    Show { name: "dns_zones", columns: &[text("zonename"), bigint("serial"), int("count")], rows: process::dns_zones },
     Show {
         name: "databases",
         columns: &[

@@ -2,23 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::mem::size_of;
+use std::net::SocketAddr;
 
 use crate::app::App;
 use crate::config::CONSOLE;
 use crate::config::Config;
 use crate::console::VERSION;
 use crate::console::answer::{Row, row};
+use crate::dns::HostView;
 use crate::pool::Server;
 use crate::registry::{ClientEntry, ServerEntry};
 use crate::suspend;
 
 pub fn version(_: &App) -> Vec<Row> {
     vec![row![VERSION]]
-}
-
-/// What this version has none of.
-pub fn none(_: &App) -> Vec<Row> {
-    Vec::new()
 }
 
 pub fn state(app: &App) -> Vec<Row> {
@@ -44,6 +41,7 @@ fn yes_no(value: bool) -> &'static str {
 pub fn lists(app: &App) -> Vec<Row> {
     let config = app.config();
     let clients = app.registry.client_count();
+    let dns = app.pools.dns.counts();
     let items = [
         ("databases", app.database_names().len() + 1),
         ("users", user_names(&config).len()),
@@ -55,10 +53,10 @@ pub fn lists(app: &App) -> Vec<Row> {
         ("login_clients", app.registry.sockets().saturating_sub(clients)),
         ("free_servers", 0),
         ("used_servers", app.pools.server_count(None)),
-        ("dns_names", 0),
-        ("dns_zones", 0),
-        ("dns_queries", 0),
-        ("dns_pending", 0),
+        ("dns_names", dns.names),
+        ("dns_zones", dns.zones),
+        ("dns_queries", dns.queries as usize),
+        ("dns_pending", dns.pending as usize),
     ];
     items.into_iter().map(|(list, items)| row![list, items]).collect()
 }
@@ -90,4 +88,17 @@ pub fn peers(app: &App) -> Vec<Row> {
 pub fn peer_pools(app: &App) -> Vec<Row> {
     let views = app.peers.views().into_iter();
     views.map(|peer| row![peer.id, peer.active, peer.waiting, peer.active, peer.connecting]).collect()
+}
+
+/// The addresses are written as PgBouncer does, with a port of 0.
+pub fn dns_hosts(app: &App) -> Vec<Row> {
+    let row = |host: HostView| {
+        let addresses = host.addresses.into_iter().map(|address| SocketAddr::new(address, 0).to_string());
+        row![host.name, host.ttl.as_secs(), addresses.collect::<Vec<_>>().join(",")]
+    };
+    app.pools.dns.hosts().into_iter().map(row).collect()
+}
+
+pub fn dns_zones(app: &App) -> Vec<Row> {
+    app.pools.dns.zones().into_iter().map(|zone| row![zone.name, zone.serial, zone.count]).collect()
 }
