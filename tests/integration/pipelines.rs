@@ -146,3 +146,54 @@ fn a_simple_query_inside_an_open_pipeline_ends_it() {
     assert_eq!(other.value("SELECT 3"), "3");
     stand.assert_healthy();
 }
+
+#[test]
+fn a_query_behind_an_error_in_an_open_pipeline_is_ignored() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut client = stand.client();
+    client.send(&Batch::new().execute("nothing", 0).flush().0);
+    assert_eq!(client.read().tag, b'E');
+    assert_eq!(client.run(Batch::new().query("SELECT 1").run("SELECT 2", &[]).sync()).tags(), "Z");
+    assert_eq!(client.value("SELECT 3"), "3");
+}
+
+#[test]
+fn a_lazily_begun_transaction_takes_a_batch_of_several_statements() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut client = stand.client();
+    client.ok("CREATE TABLE kept (a int)");
+    client.ok("BEGIN");
+    let batch = Batch::new().run("SET LOCAL work_mem = '7MB'", &[]).run("SHOW work_mem", &[]).sync();
+    assert_eq!(client.run(batch).column(), ["7MB"]);
+    client.ok("COMMIT");
+    assert_eq!(client.value("SHOW work_mem"), "4MB");
+    client.ok("BEGIN");
+    let batch = Batch::new()
+        .run("SAVEPOINT a", &[])
+        .run("INSERT INTO kept VALUES (1)", &[])
+        .run("RELEASE a", &[])
+        .run("SAVEPOINT b", &[])
+        .run("INSERT INTO kept VALUES (2)", &[])
+        .run("ROLLBACK TO b", &[])
+        .sync();
+    assert_eq!(client.run(batch).error(), None);
+    client.ok("COMMIT");
+    assert_eq!(client.ok("SELECT a FROM kept").column(), ["1"]);
+    client.ok("BEGIN");
+    assert_eq!(client.ok("INSERT INTO kept VALUES (3); COMMIT; SELECT 7").column(), ["7"]);
+    assert_eq!(client.ok("SELECT a FROM kept").column(), ["1", "3"]);
+}
+
+#[test]
+fn what_is_bound_and_not_executed_has_no_effect() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let mut client = stand.client();
+    for sql in ["BEGIN", "SET work_mem = '7MB'"] {
+        let answer = client.run(Batch::new().parse("", sql).bind("", "", &[]).sync());
+        assert_eq!(answer.error().expect("refused").code, "0A000", "{sql}");
+        assert_eq!(answer.status(), Some('I'));
+        let batch = Batch::new().execute("nothing", 0).parse("", sql).bind("", "", &[]).sync();
+        assert_eq!(client.run(batch).status(), Some('I'), "{sql}");
+    }
+    assert_eq!(client.value("SHOW work_mem"), "4MB");
+}

@@ -362,3 +362,32 @@ fn a_simple_query_ends_the_unnamed_statement() {
     client.ok("SELECT 2");
     assert_eq!(client.run(Batch::new().run_prepared("", &[]).sync()).error().expect("it is gone").code, "26000");
 }
+
+#[test]
+fn the_unnamed_statement_is_the_one_that_was_parsed_last() {
+    let stand = Stand::start(&["default_pool_size = 2", "server_round_robin = 1"]);
+    let (mut client, mut other) = (stand.client(), stand.client());
+    client.ok("BEGIN; SELECT 1");
+    other.ok("SELECT 1");
+    client.ok("COMMIT");
+    let backend = client.run(Batch::new().run("SELECT pg_backend_pid(), 'first'", &[]).sync()).column();
+    client.run(Batch::new().parse("", "SELECT pg_backend_pid(), 'second'").sync());
+    for _ in 0..4 {
+        let row = client.run(Batch::new().run_prepared("", &[]).sync()).rows().remove(0);
+        assert_eq!(row[1].as_deref(), Some("second"), "on {row:?}, the first ran on {backend:?}");
+    }
+}
+
+#[test]
+fn an_unnamed_parse_that_the_server_ignored_is_not_believed_to_be_there() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let (mut client, mut other) = (stand.client(), stand.client());
+    other.run(Batch::new().parse("", "SELECT 'another client''s'").sync());
+    let answer = client.run(Batch::new().bind("", "ghost", &[]).parse("", "SELECT 'mine'").sync());
+    assert!(answer.error().is_some());
+    other.run(Batch::new().parse("", "SELECT 'another client''s'").sync());
+    let answer = client.run(Batch::new().execute("ghost", 0).parse("", "SELECT 'mine'").sync());
+    assert!(answer.error().is_some());
+    let answer = client.run(Batch::new().run_prepared("", &[]).sync());
+    assert_ne!(answer.column(), ["another client's"]);
+}

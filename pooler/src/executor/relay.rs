@@ -13,7 +13,7 @@ use sluice_wire::replies::{Fate, Replies};
 use sluice_wire::scan::{Class, Sink, Verdict, plain_response};
 
 use crate::net::{Io, with_output, with_scratch};
-use crate::pool::Server;
+use crate::pool::{Server, Unnamed};
 
 /// Messages up to this size are looked at as a whole where their content matters.
 const HOLD: u64 = 64 * 1024;
@@ -24,7 +24,7 @@ pub struct Flow {
     /// What the client's socket did not take yet. While there is any, nothing more is read from the server.
     pub unsent: Vec<u8>,
     /// So many of the next ReadyForQuery end statements of ours: everything up to them is dropped.
-    pub swallow: u32,
+    pub swallow: u16,
     /// Expected responses, where the stream is edited.
     pub replies: Option<Box<Replies>>,
     /// What completed, where somebody wants to know.
@@ -35,6 +35,8 @@ pub struct Flow {
     pub simple: bool,
     /// The session's standard_conforming_strings is off.
     pub escape_strings: bool,
+    /// After an error in a pipeline the server ignores everything up to Sync.
+    pub skips: bool,
     /// A statement of ours, sent ahead, failed.
     pub swallowed_error: bool,
 }
@@ -192,12 +194,16 @@ impl ResponseSink<'_> {
             return Verdict::Drop;
         }
         self.flow.copy_in = false;
+        self.flow.skips = false;
         self.respond(b'Z');
         Verdict::Pass
     }
 
     fn on_error(&mut self) {
         self.flow.copy_in = false;
+        self.flow.skips = !self.flow.simple;
+        // A Parse that came behind it was ignored.
+        self.server.unnamed = Unnamed::default();
         if let Some(outcome) = &mut self.flow.outcome {
             outcome.failed = true;
         }

@@ -8,7 +8,7 @@ use sluice_wire::frame::{Frame, Header, cstr, error_field};
 use sluice_wire::message::{self, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
-use super::server::{STRINGS, Server};
+use super::server::{STRINGS, Server, Unnamed};
 use crate::net::with_scratch;
 
 /// A result that is kept for the client may be so long; a longer one is an error.
@@ -44,14 +44,14 @@ impl Server {
     pub fn start(&mut self, sql: &str) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(sql.len() + 6);
         message::query(&mut bytes, sql.as_bytes());
-        self.unnamed_of = 0;
+        self.unnamed = Unnamed::default();
         self.pending += 1;
         self.send(&bytes)
     }
 
     /// Sends a batch of extended-protocol messages that uses the unnamed statement and ends with Sync, without waiting.
     pub fn start_batch(&mut self, messages: &[u8]) -> io::Result<()> {
-        self.unnamed_of = 0;
+        self.unnamed = Unnamed::default();
         self.pending += 1;
         self.send(messages)
     }

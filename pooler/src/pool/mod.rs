@@ -36,6 +36,8 @@ pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};
 pub use pools::{PoolView, Pools};
 pub use replay::{Replay, Stale};
 pub use replication::ReplicationServer;
-pub use server::{ConnectError, Server, ServerTarget, StatementCache, Welcome, statement_name, statement_number};
+pub use server::{
+    ConnectError, Server, ServerTarget, StatementCache, Unnamed, Welcome, statement_name, statement_number,
+};
 pub use slots::{Sizes, Slots, Waiter};
 pub use sql_statements::SqlStatements;

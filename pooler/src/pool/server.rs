@@ -98,6 +98,13 @@ impl ConnectError {
     }
 }
 
+/// Whose unnamed statement a server holds, and which of those that the client has parsed. The default is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unnamed {
+    pub client: u64,
+    pub number: u32,
+}
+
 /// A logged-in connection. It belongs to a pool's idle list or to one lease.
 pub struct Server {
     pub io: Io,
@@ -117,8 +124,7 @@ pub struct Server {
     pub statements: Option<Box<StatementCache>>,
     pub sql_statements: Option<Box<SqlStatements>>,
     pub replay: Replay,
-    /// The client whose unnamed statement it holds; 0 = nobody's.
-    pub unnamed_of: u64,
+    pub unnamed: Unnamed,
     /// The last client that had it.
     pub last_client: u64,
     /// Ran code that we can't see into: reset before another client gets it.
@@ -196,7 +202,7 @@ impl Server {
             statements: None,
             sql_statements: None,
             replay: Replay::default(),
-            unnamed_of: 0,
+            unnamed: Unnamed::default(),
             last_client: 0,
             suspect: false,
             generation: 0,
@@ -232,7 +238,7 @@ impl Server {
     pub fn forget_all_statements(&mut self) {
         self.statements = None;
         self.sql_statements = None;
-        self.unnamed_of = 0;
+        self.unnamed = Unnamed::default();
         self.entry.prepared.store(0, Ordering::Relaxed);
     }
 }

@@ -13,7 +13,7 @@ use sluice_wire::replies::{Replies, Reply};
 use super::prepared::{ClientStatements, Prepared, StatementTable};
 use super::{Link, Session};
 use crate::net::with_output;
-use crate::pool::{Lease, statement_name, statement_number};
+use crate::pool::{Lease, Unnamed, statement_name, statement_number};
 
 impl Session {
     /// Sends a batch that names prepared statements.
@@ -81,9 +81,11 @@ impl Session {
         else {
             return;
         };
-        self.statements.get_or_insert_default().set_unnamed(parse.tail);
+        let statements = self.statements.get_or_insert_default();
+        statements.set_unnamed(parse.tail);
+        let number = statements.unnamed_number;
         if let Some(server) = self.server_mut() {
-            server.unnamed_of = client;
+            server.unnamed = Unnamed { client, number };
         }
     }
 
@@ -171,7 +173,7 @@ impl Edit<'_> {
         self.lease.counters.client_parse_count += u64::from(self.limit > 0);
         if parse.name.is_empty() {
             self.statements.set_unnamed(parse.tail);
-            self.lease.unnamed_of = self.client;
+            self.lease.unnamed = self.unnamed();
         }
         if parse.name.is_empty() || self.limit == 0 {
             return self.pass(raw, Reply::Parse { statement: None });
@@ -224,13 +226,18 @@ impl Edit<'_> {
     /// The unnamed statement, should another client's (or none) be on this server. Its name there.
     fn ensure_unnamed(&mut self) -> &'static [u8] {
         let Some(tail) = &self.statements.unnamed else { return NOBODYS };
-        if self.lease.unnamed_of != self.client {
+        let unnamed = self.unnamed();
+        if self.lease.unnamed != unnamed {
             self.adds_parse = true;
             message::parse(self.out, b"", tail);
             self.special(Reply::OurParse { statement: None });
-            self.lease.unnamed_of = self.client;
+            self.lease.unnamed = unnamed;
         }
         b""
+    }
+
+    fn unnamed(&self) -> Unnamed {
+        Unnamed { client: self.client, number: self.statements.unnamed_number }
     }
 
     /// A name that the client's protocol-level statements don't have: one that it prepared with SQL, or nothing.
@@ -283,7 +290,7 @@ impl Edit<'_> {
             Some(Named::Statement(name)) if self.limit > 0 => {
                 if name.is_empty() {
                     self.statements.unnamed = None;
-                    self.lease.unnamed_of = 0;
+                    self.lease.unnamed = Unnamed::default();
                 }
                 let of_sql = str::from_utf8(name).ok().and_then(|name| self.statements.sql.remove(name));
                 if of_sql.is_some_and(|prepared| prepared.text.is_none()) {

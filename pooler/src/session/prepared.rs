@@ -90,6 +90,8 @@ pub struct ClientStatements {
     undo: Vec<(Box<[u8]>, Meaning)>,
     /// What follows the name in the Parse of the unnamed statement.
     pub unnamed: Option<Vec<u8>>,
+    /// Which one it is of all that the client has parsed.
+    pub unnamed_number: u32,
 }
 
 impl ClientStatements {
@@ -135,6 +137,7 @@ impl ClientStatements {
     pub fn set_unnamed(&mut self, tail: &[u8]) {
         let unnamed = self.unnamed.get_or_insert_default();
         if unnamed != tail {
+            self.unnamed_number = self.unnamed_number.wrapping_add(1);
             unnamed.clear();
             unnamed.extend_from_slice(tail);
         }

@@ -118,6 +118,38 @@ fn taken_in_batch(bytes: &[u8], name: &[u8]) -> Option<bool> {
     made.last()
 }
 
+/// A statement with an effect on the session that is bound and not executed yet. What a request does is told from its Bind
+/// messages, so an Execute has to follow in the same request.
+#[derive(Default)]
+struct Bound<'a> {
+    portal: Option<&'a [u8]>,
+}
+
+impl<'a> Bound<'a> {
+    fn add(&mut self, bind: Frame<'a>, effects: &[Effect]) -> Result<(), Deny> {
+        let harmless = |effect: &Effect| matches!(effect, Effect::None | Effect::Execute(_) | Effect::ShowPrepared);
+        if effects.iter().all(harmless) {
+            return Ok(());
+        }
+        self.check()?;
+        self.portal = Bind::read(bind.body).map(|bind| bind.portal);
+        Ok(())
+    }
+
+    fn execute(&mut self, portal: &[u8]) {
+        if self.portal == Some(portal) {
+            self.portal = None;
+        }
+    }
+
+    fn check(&self) -> Result<(), Deny> {
+        match self.portal {
+            None => Ok(()),
+            Some(_) => Err(Deny::Refused(Box::new(not_executed()))),
+        }
+    }
+}
+
 /// Parameters of a Bind message, with the types that Parse declared.
 struct BindParameters<'a> {
     bind: Bind<'a>,
@@ -145,6 +177,7 @@ impl Context<'_> {
     pub fn batch(&self, bytes: &[u8]) -> Result<Request, Deny> {
         let mut request = Request::default();
         let mut parses = Parses { bytes, last: None };
+        let mut bound = Bound::default();
         for frame in Frames::new(bytes) {
             let frame = frame.map_err(|_| Deny::Protocol("failed to parse packet"))?;
             match frame.tag {
@@ -154,14 +187,20 @@ impl Context<'_> {
                     self.check_parse(&mut request, &parse, &bytes[..before])?;
                     parses.last = Some(parse);
                 }
-                b'B' => self.bind(&mut request, frame, &parses)?,
+                b'B' => {
+                    let before = request.effects.len();
+                    self.bind(&mut request, frame, &parses)?;
+                    bound.add(frame, &request.effects[before..])?;
+                }
                 b'D' | b'C' => self.name(&mut request, frame, &parses)?,
                 b'E' => {
-                    execute(frame.body).ok_or(Deny::Protocol("failed to parse packet"))?;
+                    let (portal, _) = execute(frame.body).ok_or(Deny::Protocol("failed to parse packet"))?;
+                    bound.execute(portal);
                 }
                 _ => {}
             }
         }
+        bound.check()?;
         Ok(request)
     }
 
@@ -449,6 +488,16 @@ fn plain_string(raw: &[u8]) -> Option<String> {
     let inner = raw.strip_prefix(b"'")?.strip_suffix(b"'")?;
     let text = str::from_utf8(inner).ok()?.replace("''", "'");
     (!text.contains('\\')).then_some(text)
+}
+
+fn not_executed() -> Refusal {
+    Refusal {
+        sqlstate: "0A000".into(),
+        message: "this statement cannot be bound without being executed".to_owned(),
+        detail: "It changes what the session has to remember, which is told from its Bind message.".to_owned(),
+        hint: "Send Execute behind Bind, before Sync.".to_owned(),
+        position: 0,
+    }
 }
 
 fn of_the_protocol(name: &str) -> Refusal {

@@ -17,7 +17,7 @@ use super::run::Slow;
 use super::{Link, Session};
 use crate::config::PoolMode;
 use crate::executor::two_phase::Participant;
-use crate::pool::Lease;
+use crate::pool::{Lease, Unnamed};
 use crate::registry::{ClientHandle, ClientState};
 use crate::upstream::shard_of;
 use crate::vars::transition;
@@ -90,7 +90,7 @@ impl Session {
             self.send_edited(bytes, syncs).map_err(|error| broken(&error))?;
         } else {
             if simple {
-                server.unnamed_of = 0;
+                server.unnamed = Unnamed::default();
             }
             server.pending += syncs;
             server.send(bytes).map_err(|error| broken(&error))?;
@@ -117,7 +117,9 @@ impl Session {
                     || (request.controls
                         && (transaction.participants.len() > 1
                             || !transaction.log.changes.is_empty()
-                            || (transaction.participants.is_empty() && !is_setting(request))))
+                            || (transaction.participants.is_empty()
+                                && request.statements <= 1
+                                && !is_setting(request))))
             }
             _ if !request.effects.is_empty() && self.runs_without_server(request) => true,
             // Lazily begun: no server is needed for it.

@@ -25,6 +25,9 @@ impl Session {
         if self.skip_to_sync {
             return self.step_skip(input);
         }
+        if self.open && self.flow.skips {
+            return self.step_ignored(input);
+        }
         match request::cut(input, self.limits.max_packet_size) {
             Err(error) => (0, Some(protocol(&error.to_string()))),
             Ok(Cut::Incomplete) => (0, None),
@@ -110,6 +113,24 @@ impl Session {
             Ok(header) if header.total > request::MESSAGE_BUDGET => (0, Some(protocol("message too long"))),
             Ok(_) => (0, None),
             Err(error) => (0, Some(protocol(&error.to_string()))),
+        }
+    }
+
+    /// After an error in an open pipeline: the server would ignore everything up to Sync, queries included, so it isn't sent.
+    fn step_ignored(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        match Header::read(input) {
+            Some(Ok(header)) if header.tag != b'S' && header.tag != b'X' => {
+                if header.total > request::MESSAGE_BUDGET {
+                    return (0, Some(protocol("message too long")));
+                }
+                let complete = input.len() as u64 >= header.total;
+                if complete { (header.total as usize, Some(Step::Read)) } else { (0, None) }
+            }
+            Some(Err(error)) => (0, Some(protocol(&error.to_string()))),
+            Some(Ok(header)) if (input.len() as u64) < header.total => (0, None),
+            Some(Ok(header)) if header.tag == b'X' => self.step_alone(&input[..header.total as usize]),
+            Some(Ok(header)) => self.step_batch(&input[..header.total as usize], true),
+            None => (0, None),
         }
     }
 
