@@ -10,12 +10,31 @@ use std::time::Duration;
 
 use sluice_test_harness::Programs;
 
-use crate::support::{Batch, Client, Login, ServerError, Stand, binary, eventually};
+use crate::support::{Batch, Client, Login, Old, ServerError, Stand, binary, cancel, eventually};
 
 const CONSOLE: &str = "pgbouncer";
 
 fn console(stand: &Stand) -> Client {
     stand.sluice.log_in_by_unix_socket(&Login { user: CONSOLE.to_owned(), ..Login::to(CONSOLE) })
+}
+
+/// A query goes on in the process that was replaced, and its cancel request arrives at the new one, or at the one after that.
+#[test]
+fn queries_are_cancelled_across_restarts() {
+    let mut stand = Stand::start(&["drain_time = 0"]);
+    let mut clients = [stand.client(), stand.sluice.log_in(&Login { minor: 2, ..Login::default() })];
+    clients.iter_mut().for_each(|client| client.send_query("SELECT pg_sleep(600)"));
+    stand.await_servers("query LIKE '%pg_sleep%' AND state = 'active'", 2);
+    let mut old = Vec::new();
+    for client in &mut clients {
+        old.push(stand.sluice.reboot());
+        cancel(&stand.sluice.address(), &client.cancel_packet());
+        assert_eq!(client.answer().error().map(|error| error.code).as_deref(), Some("57014"));
+    }
+    old.iter_mut().for_each(Old::await_end);
+    // Nobody is left to ask.
+    cancel(&stand.sluice.address(), &clients[0].cancel_packet());
+    eventually("it is nobody's", || stand.sluice.log().contains("failed cancel request"));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::fds;
 use super::grant::AdminGrant;
 use super::parse::{self, Command, error};
 use crate::app::{App, ShutdownMode};
+use crate::cancel::hand_over;
 use crate::net::{Io, Listening, Peer, send_with_socket};
 use crate::registry::{ClientHandle, ClientState, Eviction};
 use crate::suspend;
@@ -190,7 +191,9 @@ impl Connection {
                 message::command_complete(&mut self.output, &tag);
             }
             Answer::Shutdown(_) if self.hands_over => {
-                self.app.hand_over();
+                if let Peer::Unix { pid, .. } = self.client.peer() {
+                    hand_over(&self.app, pid.unsigned_abs());
+                }
                 self.hands_over = false;
                 return self.put_rowless(answer);
             }

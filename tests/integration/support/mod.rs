@@ -17,7 +17,7 @@ pub use batch::Batch;
 pub use certs::{Certificates, Request};
 pub use client::{Client, DEADLINE, Login, ServerError, cancel};
 pub use fake::{LOGIN, NO_TLS, fake, fake_server, first_request, outlast, server_that_answers};
-pub use sluice::{Sluice, binary, free_port};
+pub use sluice::{Old, Sluice, binary, free_port};
 
 /// A cluster, and Sluice in front of it: every database of the cluster is reachable under its own name by user `postgres`.
 pub struct Stand {

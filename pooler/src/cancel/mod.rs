@@ -1,7 +1,12 @@
-//! Cancel requests: to the server that runs the client's statement, or to the process that has the client.
+//! Cancel requests: to the server that runs the client's statement, or to the process that has the client: a peer, or after an
+//! online restart the process before this one.
+
+mod handover;
 
 use sluice_wire::startup::CancelKey;
 
+use self::handover::ask_predecessor;
+pub use self::handover::hand_over;
 use crate::app::{App, FOREVER};
 use crate::config::CONSOLE;
 use crate::pool::Pools;
@@ -34,11 +39,15 @@ async fn cancel_client(app: &App, client: &ClientEntry) -> &'static str {
     Pools::cancel_within(&entry, deadline(app)).await
 }
 
-/// Peering: a key that isn't ours may be another process's.
+/// A key that isn't ours may be another process's.
 async fn forward(app: &App, key: &CancelKey) -> &'static str {
     let (config, id) = (app.config(), peer_of(key));
     if config.settings.peer_id == 0 || id == config.settings.peer_id {
-        return "failed cancel request";
+        return match tokio::time::timeout(deadline(app), ask_predecessor(key)).await {
+            Ok(Ok(())) => "cancel request passed on to the process before this one",
+            Ok(Err(_)) => "failed cancel request",
+            Err(_) => "cancel_wait_timeout",
+        };
     }
     let Some(peer) = config.peers.get(&id) else {
         return "could not find peer to forward cancel request to";
