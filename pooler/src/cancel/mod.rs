@@ -3,6 +3,8 @@
 
 mod handover;
 
+use std::time::{Duration, Instant};
+
 use sluice_wire::startup::CancelKey;
 
 use self::handover::ask_predecessor;
@@ -32,11 +34,16 @@ async fn cancel_client(app: &App, client: &ClientEntry) -> &'static str {
         return "cancel request for idle client";
     };
     let _under_way = Counted::new(&entry.cancels);
-    // The server may have gone to another client in between; it doesn't while cancels are counted.
+    let (deadline, began) = (deadline(app), Instant::now());
+    let Ok(_turn) = tokio::time::timeout(deadline, entry.cancel_turn.lock()).await else {
+        return "cancel_wait_timeout";
+    };
+    // The server may have gone to another client in between; it doesn't while cancels are counted. Or the request before this
+    // one has ended the statement.
     if client.linked_server() != server {
         return "cancel request for idle client";
     }
-    Pools::cancel_within(&entry, deadline(app)).await
+    Pools::cancel_within(&entry, deadline.saturating_sub(began.elapsed())).await
 }
 
 /// A key that isn't ours may be another process's.
@@ -58,7 +65,7 @@ async fn forward(app: &App, key: &CancelKey) -> &'static str {
     app.peers.forward(peer, config.peer_pool_size(peer), &key, (&app.pools.dns, deadline(app))).await
 }
 
-fn deadline(app: &App) -> std::time::Duration {
+fn deadline(app: &App) -> Duration {
     let timeout = app.config().settings.cancel_wait_timeout;
     if timeout.is_zero() { FOREVER } else { timeout }
 }

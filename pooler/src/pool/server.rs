@@ -185,6 +185,7 @@ impl Server {
             connected_at: SystemTime::now(),
             client: AtomicU64::new(0),
             cancels: AtomicU32::new(0),
+            cancel_turn: Default::default(),
             close_needed: AtomicBool::new(false),
             prepared: AtomicU32::new(0),
             used: AtomicBool::new(false),

@@ -385,6 +385,8 @@ pub struct ServerEntry {
     pub client: AtomicU64,
     /// Cancel requests on their way to it: it isn't handed on while there are any.
     pub cancels: AtomicU32,
+    /// Held by the one of them that is being sent. So there are no more of these connections than there are servers.
+    pub cancel_turn: tokio::sync::Mutex<()>,
     pub close_needed: AtomicBool,
     pub prepared: AtomicU32,
     pub used: AtomicBool,

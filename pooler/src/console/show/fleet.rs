@@ -105,7 +105,7 @@ fn console_pool(app: &App) -> (PoolKey, Row) {
 
 fn pool_row(config: &Config, view: &PoolView, cancels: &Cancels, idle: &HashMap<(Arc<str>, Arc<str>), usize>) -> Row {
     let database = config.database(&view.key.database);
-    let (asked, being_canceled) = cancels.of(&view.key);
+    let cancels = cancels.of(&view.key);
     // All clients of a sharded database may use any shard. They are counted where their server is; the rest at home.
     let idle_here = match view.key.shard {
         None | Some(0) => idle.get(&(view.key.database.clone(), view.key.user.clone())).copied().unwrap_or(0),
@@ -116,11 +116,11 @@ fn pool_row(config: &Config, view: &PoolView, cancels: &Cancels, idle: &HashMap<
         &*view.key.user,
         view.leased + idle_here,
         view.waiting,
-        asked,
-        0_u32,
+        cancels.active,
+        cancels.waiting,
         view.leased,
-        asked,
-        being_canceled,
+        cancels.active,
+        cancels.being_canceled,
         view.idle,
         view.used,
         0_u32,
@@ -144,27 +144,39 @@ fn idle_clients(views: &[PoolView]) -> HashMap<(Arc<str>, Arc<str>), usize> {
     counts.into_iter().map(|(key, (clients, busy))| (key, clients.saturating_sub(busy))).collect()
 }
 
-/// Cancel requests under way, and servers that are kept from other clients until these are through.
+/// Cancel requests under way, by pool.
 struct Cancels {
-    by_pool: HashMap<(String, String, Option<u16>), (u32, u32)>,
+    by_pool: HashMap<(String, String, Option<u16>), CancelCounts>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct CancelCounts {
+    /// Those that are being sent.
+    active: u32,
+    /// Those that wait until another one for the same server has been sent.
+    waiting: u32,
+    /// Servers that are kept from other clients until these are through.
+    being_canceled: u32,
 }
 
 impl Cancels {
     fn count(app: &App) -> Self {
-        let mut by_pool: HashMap<_, (u32, u32)> = HashMap::new();
+        let mut by_pool: HashMap<_, CancelCounts> = HashMap::new();
         for server in app.registry.servers() {
             let asked = server.cancels.load(Ordering::Relaxed);
             if asked > 0 {
                 let key = (server.database.to_string(), server.user.to_string(), server.shard);
                 let counts = by_pool.entry(key).or_default();
-                counts.0 += asked;
-                counts.1 += u32::from(server.client.load(Ordering::Relaxed) == 0);
+                let active = u32::from(server.cancel_turn.try_lock().is_err());
+                counts.active += active;
+                counts.waiting += asked.saturating_sub(active);
+                counts.being_canceled += u32::from(server.client.load(Ordering::Relaxed) == 0);
             }
         }
         Self { by_pool }
     }
 
-    fn of(&self, key: &PoolKey) -> (u32, u32) {
+    fn of(&self, key: &PoolKey) -> CancelCounts {
         self.by_pool.get(&(key.database.to_string(), key.user.to_string(), key.shard)).copied().unwrap_or_default()
     }
 }
