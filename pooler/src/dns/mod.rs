@@ -209,9 +209,12 @@ impl Dns {
     }
 
     pub fn counts(&self) -> Counts {
+        // Each lock is given back before the next is taken.
+        let names = lock(&self.names).len();
+        let zones = self.zones().len();
         Counts {
-            names: lock(&self.names).len(),
-            zones: self.zones().len(),
+            names,
+            zones,
             queries: self.queries.load(Ordering::SeqCst),
             pending: self.waiting.load(Ordering::SeqCst),
         }

@@ -11,7 +11,7 @@ use super::{Dns, lock};
 
 #[derive(Debug, Default)]
 pub(super) struct Zones {
-    /// Serial numbers; 0 if nobody tells.
+    /// Serial numbers, as far as they are known.
     serials: Mutex<BTreeMap<String, u32>>,
     checked: Mutex<Option<Instant>>,
     checking: AtomicBool,
@@ -21,6 +21,7 @@ pub(super) struct Zones {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneView {
     pub name: String,
+    /// 0 if nobody has told.
     pub serial: u32,
     /// Names in it.
     pub count: usize,
@@ -32,11 +33,8 @@ fn zone_of(host: &str) -> Option<&str> {
 }
 
 impl Dns {
-    /// All zones, if they are checked at all.
+    /// All zones, whether they are checked or not.
     pub fn zones(&self) -> Vec<ZoneView> {
-        if lock(&self.times).zone_check_period.is_zero() {
-            return Vec::new();
-        }
         let mut counts = BTreeMap::<String, usize>::new();
         for host in lock(&self.names).keys() {
             if let Some(zone) = zone_of(host) {
