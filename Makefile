@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-drivers test-regress lint docs bench bench-smoke ci
+.PHONY: help deps demo build test test-drivers test-regress compare lint docs bench bench-smoke ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,11 @@ test-drivers: ## psycopg, asyncpg, SQLAlchemy, Django and node-postgres, install
 
 test-regress: ## PostgreSQL's own regression tests, directly and through Sluice (fetches their source package)
 	@scripts/regress
+
+compare: ## one script against Debian's PgBouncer and against Sluice, and what differs; another one: PGBOUNCER=PATH
+	@scripts/deps build postgresql bench nextest
+	cargo build --package sluice
+	cargo nextest run --package sluice-tests --run-ignored only --no-capture -E 'test(compare::)'
 
 lint: ## formatting, and clippy without a warning
 	cargo fmt --all --check

@@ -7,6 +7,7 @@
 mod auth;
 mod auth_query;
 mod cancel;
+mod compare;
 mod copy;
 mod dns;
 mod drivers;

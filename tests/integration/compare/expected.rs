@@ -1,0 +1,132 @@
+//! The differences that are meant.
+
+/// One of them, or several with the same beginning.
+pub struct Expected {
+    /// The outcome's name; with `*` at its end, all that begin so.
+    pub name: &'static str,
+    /// Words of docs/pgbouncer.md that tell users of it.
+    pub told: &'static str,
+    pub reason: &'static str,
+    /// A run without it says that the list is out of date.
+    pub always: bool,
+}
+
+impl Expected {
+    pub fn covers(&self, name: &str) -> bool {
+        match self.name.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == self.name,
+        }
+    }
+}
+
+const fn expected(name: &'static str, told: &'static str, reason: &'static str) -> Expected {
+    Expected { name, told, reason, always: true }
+}
+
+/// Depends on timing, or on PgBouncer's version.
+const fn sometimes(name: &'static str, told: &'static str, reason: &'static str) -> Expected {
+    Expected { name, told, reason, always: false }
+}
+
+/// Where the page says what Debian's release does not have yet.
+const NEWER: &str = "Debian's PgBouncer is 1.18";
+const OWN_COLUMNS: &str = "columns of Sluice's own stand behind PgBouncer's last";
+
+pub const EXPECTED: &[Expected] = &[
+    expected("login hba: verified*", NEWER, "newer than Debian's 1.18: a text of its own if there is no rule"),
+    expected("login hba: nobody*", NEWER, "newer than Debian's 1.18: a text of its own if there is no rule"),
+    expected("start-up parameter options=*", NEWER, "newer than Debian's 1.18: options are read"),
+    expected(
+        "start-up parameter _pq_.feature=1",
+        NEWER,
+        "newer than Debian's 1.18: declined by NegotiateProtocolVersion",
+    ),
+    expected("protocol 3.9", NEWER, "newer than Debian's 1.18: negotiated"),
+    expected("start-up parameter replication=database", NEWER, "newer than Debian's 1.18"),
+    expected(
+        "start-up parameter replication=nonsense",
+        "`replication` with a value that makes no sense",
+        "refused, as PostgreSQL does it, instead of ignored",
+    ),
+    expected("no end", NEWER, "newer than Debian's 1.18: the end of the packet is checked"),
+    expected(
+        "no start-up packet",
+        "a start-up packet that makes no sense",
+        "refused at once, instead of waiting for more of it",
+    ),
+    expected(
+        "session: statement pooling",
+        "`BEGIN` in statement pooling",
+        "BEGIN is answered before a server is taken; the next statement is refused",
+    ),
+    sometimes("copy: rows that fail", NEWER, "newer than Debian's 1.18: what comes behind a COPY that failed"),
+    sometimes("copy: given up by the client", NEWER, "newer than Debian's 1.18: what comes behind a COPY that failed"),
+    expected("copy: in the extended protocol", "COPY data that is sent together with its Execute", "not there yet"),
+    sometimes(
+        "batch: a statement that is not there, shared",
+        "unknown or doubly prepared statement",
+        "the session goes on, as with PostgreSQL",
+    ),
+    expected("a setting of another client", "otherwise `statement_timeout` or a role leaks", "PgBouncer leaks it"),
+    expected("a role of another client", "otherwise `statement_timeout` or a role leaks", "PgBouncer leaks it"),
+    expected("SQL-level PREPARE of another client", "what can't travel", "PgBouncer leaks it"),
+    expected("message: an unknown message", "a message that the protocol doesn't have", "the text names what is wrong"),
+    expected("message: a password now", "a message that the protocol doesn't have", "the text names what is wrong"),
+    expected(
+        "message: a length that is too short",
+        "a message that the protocol doesn't have",
+        "the text names what is wrong",
+    ),
+    expected(
+        "message: a query without its end",
+        "a message without its terminating zero",
+        "read before it is passed on",
+    ),
+    expected("SHOW ACTIVE_SOCKETS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW SOCKETS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW STATE", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW PEERS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW PEER_POOLS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW USERS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CLIENTS", OWN_COLUMNS, "columns of Sluice's own stand behind PgBouncer's last"),
+    expected("SHOW SERVERS", OWN_COLUMNS, "columns of Sluice's own stand behind PgBouncer's last"),
+    expected("SHOW DATABASES", OWN_COLUMNS, "columns of Sluice's own stand behind PgBouncer's last"),
+    expected("SHOW POOLS", OWN_COLUMNS, "columns of Sluice's own stand behind PgBouncer's last"),
+    expected("SHOW STATS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW STATS_TOTALS", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW STATS_AVERAGES", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW FDS", "`SHOW FDS`", "only where the sockets can be passed, and the listening ones only"),
+    expected("SHOW STATE: *", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW LISTS: peer*", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: client_tls_ciphers", NEWER, "newer than Debian's 1.18: another default"),
+    expected("SHOW CONFIG: server_check_query", NEWER, "newer than Debian's 1.18: another default"),
+    expected("SHOW CONFIG: server_tls_ciphers", NEWER, "newer than Debian's 1.18: another default"),
+    expected("SHOW CONFIG: server_tls_sslmode", NEWER, "newer than Debian's 1.18: another default"),
+    expected("SHOW CONFIG: verbose", "`verbose` has a default", "0, not NULL"),
+    expected("SHOW CONFIG: auth_dbname", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: auth_ident_file", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: auth_ldap_options", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: cancel_wait_timeout", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: client_tls13_ciphers", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: login_notify_message", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: max_db_client_connections", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: max_prepared_statements", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: max_user_client_connections", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: peer_id", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: pool_idle_timeout", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: query_wait_notify", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: scram_iterations", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: server_tls13_ciphers", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: track_extra_parameters", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: transaction_timeout", NEWER, "newer than Debian's 1.18"),
+    expected("SHOW CONFIG: drain_time", "drain_time", "Sluice's own"),
+    expected("SHOW CONFIG: proxy_protocol_networks", "proxy_protocol_networks", "Sluice's own"),
+    expected("SHOW CONFIG: server_tls_sslnegotiation", "server_tls_sslnegotiation", "Sluice's own"),
+    expected("SHOW CONFIG: state_dir", "state_dir", "Sluice's own"),
+    expected("SHOW CONFIG: worker_threads", "worker_threads", "Sluice's own"),
+    expected("SHOW CONFIG: template_cache_size", "template_cache_size", "Sluice's own"),
+    expected("console: \"ENABLE pgbouncer\"", "`cannot enable admin db`", "it says what was asked for"),
+    expected("console: \"KILL_CLIENT*", NEWER, "newer than Debian's 1.18"),
+    expected("console: extended protocol", "| the console | extended protocol as well", "some drivers have no other"),
+];
