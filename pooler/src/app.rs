@@ -22,6 +22,7 @@ use crate::logging::Log;
 use crate::net::tls::{TlsError, TlsSetup};
 use crate::net::{Address, Listening, TcpOptions};
 use crate::pool::{Hosts, Peers, Pool, PoolKey, PoolParams, Pools, ServerTarget, Sizes};
+use crate::quota::{self, DatabaseLimits, Quota, Quotas};
 use crate::registry::{ClientState, Eviction, Registry};
 use crate::session::prepared::StatementTable;
 use crate::session::{Limits, Shared};
@@ -68,6 +69,7 @@ pub struct App {
     pub pools: Arc<Pools>,
     pub peers: Peers,
     pub shared: Arc<Shared>,
+    quotas: Quotas,
     pub console: ConsoleStats,
     pub credentials: Credentials,
     pub(crate) upstreams: Mutex<HashMap<(String, String), Arc<Upstream>>>,
@@ -104,6 +106,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         tls: RwLock::new(tls),
         registry,
         pools,
+        quotas: Quotas::default(),
         peers: Peers::default(),
         shared: Arc::new(shared),
         console: ConsoleStats::default(),
@@ -259,7 +262,9 @@ impl App {
             })
         });
         let pools: Box<[Arc<Pool>]> = pools.collect();
-        let upstream = Arc::new(Upstream::new((name, user), mode, pools, maps));
+        let quota = self.quotas.of(&name, &user);
+        set_limits(&quota, config, database, &user);
+        let upstream = Arc::new(Upstream::new((name, user), mode, pools, maps, quota));
         upstreams.insert(key, upstream.clone());
         Ok(upstream)
     }
@@ -394,6 +399,7 @@ impl App {
         let mut upstreams = lock(&self.upstreams);
         for ((name, user), upstream) in upstreams.iter() {
             let Some(database) = config.database(name) else { continue };
+            set_limits(&upstream.quota, config, &database, user);
             let params = Arc::new(pool_params(config, &database, user));
             let map = upstream.map();
             for (pool, shard) in upstream.pools().iter().zip(map.shard_ids()) {
@@ -490,6 +496,16 @@ pub fn tcp_options(config: &Config) -> TcpOptions {
         socket_buffer: settings.tcp_socket_buffer as usize,
         user_timeout_ms: settings.tcp_user_timeout,
     }
+}
+
+fn set_limits(quota: &Quota, config: &Config, database: &Database, user: &str) {
+    let rate = |rate| quota::Limits { rate, ..quota::Limits::default() };
+    let tenant = quota::Limits {
+        transactions: config.max_tenant_transactions(database),
+        rate: config.max_tenant_transaction_rate(database),
+    };
+    let of_database = DatabaseLimits { database: rate(config.max_db_transaction_rate(database)), tenant };
+    quota.set_limits(rate(config.max_user_transaction_rate(user)), of_database);
 }
 
 fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {

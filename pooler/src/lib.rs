@@ -2,7 +2,7 @@
 //!
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
-//! config, stats, logging, net, service, vars, registry, dns, pool, upstream, catalogs, averages, executor, session, credentials,
+//! config, stats, logging, net, service, vars, registry, dns, quota, pool, upstream, catalogs, averages, executor, session, credentials,
 //! app, cancel, cleanup, drain, suspend, console, replication, listener, serve, process, demo, migrate
 
 pub mod app;
@@ -23,6 +23,7 @@ pub mod migrate;
 pub mod net;
 pub mod pool;
 pub mod process;
+pub mod quota;
 pub mod registry;
 pub mod replication;
 pub mod serve;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::config::PoolMode;
 use crate::pool::Pool;
+use crate::quota::Quota;
 
 /// Pools and map of one (entry, user).
 pub struct Upstream {
@@ -19,6 +20,8 @@ pub struct Upstream {
     /// In the order of shard numbers.
     pools: Box<[Arc<Pool>]>,
     maps: watch::Receiver<Arc<ShardMap>>,
+    /// How much its clients may do.
+    pub quota: Quota,
     /// An unsharded database's map never changes.
     fixed: Option<Arc<ShardMap>>,
 }
@@ -29,9 +32,10 @@ impl Upstream {
         mode: PoolMode,
         pools: Box<[Arc<Pool>]>,
         maps: watch::Receiver<Arc<ShardMap>>,
+        quota: Quota,
     ) -> Self {
         let fixed = Some(maps.borrow().clone()).filter(|map| map.schema().sharding.is_none());
-        Self { database, user, mode, pools, maps, fixed }
+        Self { database, user, mode, pools, maps, quota, fixed }
     }
 
     pub fn is_sharded(&self) -> bool {

@@ -82,6 +82,23 @@ pub fn plan(
     }
 }
 
+/// The hash of the first sharding key that the statement names: whose statement it is.
+pub fn tenant(
+    map: &ShardMap,
+    statement: &Statement,
+    sql: &[u8],
+    literals: &[Literal],
+    parameters: &dyn Parameters,
+) -> Option<u64> {
+    let Route::Keyed(sources) = &statement.route else { return None };
+    let mut tenant = None;
+    // What can't be read has been refused before.
+    let _ = Execution { map, sql, literals, parameters }.each_key(sources, &mut |key| {
+        tenant.get_or_insert(key.hash());
+    });
+    tenant
+}
+
 /// One execution of a statement: what its key sources are read from.
 pub(crate) struct Execution<'a> {
     pub(crate) map: &'a ShardMap,

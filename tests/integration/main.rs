@@ -26,6 +26,7 @@ mod pipelines;
 mod prepared;
 mod process;
 mod proxy;
+mod quotas;
 mod regress;
 mod replan;
 mod replication;

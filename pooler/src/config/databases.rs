@@ -29,6 +29,9 @@ const KEYS: &[&str] = &[
     "load_balance_hosts",
     "max_db_client_connections",
     "max_db_connections",
+    "max_db_transaction_rate",
+    "max_tenant_transaction_rate",
+    "max_tenant_transactions",
     "min_pool_size",
     "password",
     "pool_mode",
@@ -72,6 +75,12 @@ pub struct Database {
     pub max_db_connections: Option<u32>,
     /// Most clients of the entry.
     pub max_db_client_connections: Option<u32>,
+    /// Transactions that may begin in a second.
+    pub max_db_transaction_rate: Option<u32>,
+    /// Transactions of one tenant at the same time.
+    pub max_tenant_transactions: Option<u32>,
+    /// Transactions of one tenant that may begin in a second.
+    pub max_tenant_transaction_rate: Option<u32>,
     /// When a server is given back.
     pub pool_mode: Option<PoolMode>,
     /// Age at which a server is closed.
@@ -162,6 +171,9 @@ impl Database {
             reserve_pool_size: None,
             max_db_connections: None,
             max_db_client_connections: None,
+            max_db_transaction_rate: None,
+            max_tenant_transactions: None,
+            max_tenant_transaction_rate: None,
             pool_mode: None,
             server_lifetime: None,
             query_wait_timeout: None,
@@ -199,6 +211,9 @@ impl Database {
             "reserve_pool_size" | "reserve_pool" => self.reserve_pool_size = pair.size()?,
             "max_db_connections" => self.max_db_connections = pair.positive_size()?,
             "max_db_client_connections" => self.max_db_client_connections = pair.positive_size()?,
+            "max_db_transaction_rate" => self.max_db_transaction_rate = pair.positive_size()?,
+            "max_tenant_transactions" => self.max_tenant_transactions = pair.positive_size()?,
+            "max_tenant_transaction_rate" => self.max_tenant_transaction_rate = pair.positive_size()?,
             "pool_mode" => self.pool_mode = Some(pair.parse()?),
             "server_lifetime" => {
                 self.server_lifetime = Some(pair.seconds()?).filter(|age| !age.is_zero());

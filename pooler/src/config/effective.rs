@@ -63,6 +63,28 @@ impl Config {
             .unwrap_or(self.settings.max_user_client_connections)
     }
 
+    /// Transactions of a server-side user that may begin in a second; 0 is no limit.
+    pub fn max_user_transaction_rate(&self, server_user: &str) -> u32 {
+        self.user(server_user)
+            .and_then(|user| user.max_user_transaction_rate)
+            .unwrap_or(self.settings.max_user_transaction_rate)
+    }
+
+    /// Transactions of a database entry that may begin in a second; 0 is no limit.
+    pub fn max_db_transaction_rate(&self, database: &Database) -> u32 {
+        database.max_db_transaction_rate.unwrap_or(self.settings.max_db_transaction_rate)
+    }
+
+    /// Transactions of one tenant at the same time; 0 is no limit.
+    pub fn max_tenant_transactions(&self, database: &Database) -> u32 {
+        database.max_tenant_transactions.unwrap_or(self.settings.max_tenant_transactions)
+    }
+
+    /// Transactions of one tenant that may begin in a second; 0 is no limit.
+    pub fn max_tenant_transaction_rate(&self, database: &Database) -> u32 {
+        database.max_tenant_transaction_rate.unwrap_or(self.settings.max_tenant_transaction_rate)
+    }
+
     /// Age at which a server is closed when it is free; zero uses each connection once.
     pub fn server_lifetime(&self, database: &Database) -> Duration {
         database.server_lifetime.unwrap_or(self.settings.server_lifetime)

@@ -295,6 +295,14 @@ settings! {
     proxy_protocol_networks: Networks = Some(""), Reload, Full;
     /// How TLS with servers begins: asked for (`postgres`), or at once (`direct`: PostgreSQL 17 and later).
     server_tls_sslnegotiation: SslNegotiation = Some("postgres"), Reload, Full;
+    /// Transactions of a database entry that may begin in a second; 0 for no limit.
+    max_db_transaction_rate: u32 = Some("0"), Reload, Full;
+    /// Transactions of one tenant (one value of the sharding key) at the same time, in a sharded database; 0 for no limit.
+    max_tenant_transactions: u32 = Some("0"), Reload, Full;
+    /// Transactions of one tenant that may begin in a second; 0 for no limit.
+    max_tenant_transaction_rate: u32 = Some("0"), Reload, Full;
+    /// Transactions of a server-side user that may begin in a second; 0 for no limit.
+    max_user_transaction_rate: u32 = Some("0"), Reload, Full;
     /// Folder where the last shard map is kept; empty for nowhere.
     state_dir: PathBuf = Some(""), Start, Full;
     /// Threads that serve clients; 0: one up to two cores, then half the cores.
@@ -455,7 +463,7 @@ next start on. What isn't supported is an error with file and line.
     #[test]
     fn rows_stand_in_pgbouncers_order() {
         let names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-        let mut sorted: Vec<_> = names[..names.len() - 6].to_vec();
+        let mut sorted: Vec<_> = names[..names.len() - 10].to_vec();
         sorted.sort_unstable();
         let from = sorted.iter().position(|&name| name == "pool_idle_timeout").unwrap();
         sorted.swap(from, from + 1);
@@ -463,6 +471,10 @@ next start on. What isn't supported is an error with file and line.
             "drain_time",
             "proxy_protocol_networks",
             "server_tls_sslnegotiation",
+            "max_db_transaction_rate",
+            "max_tenant_transactions",
+            "max_tenant_transaction_rate",
+            "max_user_transaction_rate",
             "state_dir",
             "worker_threads",
             "template_cache_size",

@@ -14,6 +14,7 @@ const USER_KEYS: &[&str] = &[
     "idle_transaction_timeout",
     "max_user_client_connections",
     "max_user_connections",
+    "max_user_transaction_rate",
     "pool_mode",
     "pool_size",
     "query_timeout",
@@ -36,6 +37,8 @@ pub struct UserSettings {
     pub max_user_connections: Option<u32>,
     /// Most clients that log in as this user.
     pub max_user_client_connections: Option<u32>,
+    /// Transactions that may begin in a second.
+    pub max_user_transaction_rate: Option<u32>,
     /// Longest a query may run.
     pub query_timeout: Option<Duration>,
     /// Longest a client may idle in a transaction.
@@ -70,6 +73,7 @@ impl UserSettings {
             "max_user_client_connections" => {
                 self.max_user_client_connections = pair.positive_size()?;
             }
+            "max_user_transaction_rate" => self.max_user_transaction_rate = pair.positive_size()?,
             "query_timeout" => self.query_timeout = time()?,
             "idle_transaction_timeout" => self.idle_transaction_timeout = time()?,
             "transaction_timeout" => self.transaction_timeout = time()?,

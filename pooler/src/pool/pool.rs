@@ -439,7 +439,8 @@ impl Lease {
 
     #[inline]
     fn put_back(mut self) {
-        let Some(server) = self.server.take() else { return };
+        let Some(mut server) = self.server.take() else { return };
+        server.passes = None;
         server.entry.client.store(0, Ordering::Relaxed);
         if !server.is_settled() {
             return self.pool.close(server, "client disconnect while server was not ready");

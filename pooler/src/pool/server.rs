@@ -20,6 +20,7 @@ use super::tls::negotiate;
 use crate::dns::{ConnectFailure, Dns};
 use crate::net::tls::{ServerTls, end_point};
 use crate::net::{Address, Io, Peer, TcpOptions};
+use crate::quota::Passes;
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
 use crate::vars::Vars;
@@ -124,6 +125,8 @@ pub struct Server {
     pub statements: Option<Box<StatementCache>>,
     pub sql_statements: Option<Box<SqlStatements>>,
     pub replay: Replay,
+    /// What the transaction that runs on it has passed to get here.
+    pub passes: Option<Box<Passes>>,
     pub unnamed: Unnamed,
     /// The last client that had it.
     pub last_client: u64,
@@ -203,6 +206,7 @@ impl Server {
             statements: None,
             sql_statements: None,
             replay: Replay::default(),
+            passes: None,
             unnamed: Unnamed::default(),
             last_client: 0,
             suspect: false,

@@ -45,6 +45,10 @@ impl Session {
     pub(super) fn slow(&mut self, slow: Slow) -> Later<'_> {
         match slow {
             Slow::Wait(decided) => self.slow(Slow::Checkout(decided.shard)),
+            Slow::Quota(held_up) => {
+                self.wait_at_gate(*held_up);
+                Box::pin(std::future::ready(Ok(())))
+            }
             Slow::Checkout(shard) => Box::pin(async move {
                 let result = self.checkout(shard).await;
                 self.tell(result).await

@@ -4,7 +4,7 @@
 //! No allocation for an ordinary statement.
 
 use sluice_router::map::ShardMap;
-use sluice_router::plan::{Format, NoParameters, Parameter, Parameters, plan};
+use sluice_router::plan::{Format, NoParameters, Parameter, Parameters, plan, tenant};
 use sluice_router::template::{Access, Action, Refusal, Residue, Route, Statement, Template};
 use sluice_router::{Router, SearchPath, ShardId, Target};
 use sluice_wire::frame::{
@@ -32,6 +32,8 @@ pub enum Where {
 #[derive(Debug, Default)]
 pub struct Request {
     pub place: Where,
+    /// The hash of its first sharding key, where tenants are limited.
+    pub tenant: Option<u64>,
     pub writes: bool,
     pub residue: Residue,
     /// Per statement in order, if any of them does something to the session; empty otherwise.
@@ -75,6 +77,8 @@ pub struct Context<'a> {
     pub statements: Option<&'a ClientStatements>,
     /// Named statements are translated (transaction and statement pooling).
     pub tracks_statements: bool,
+    /// How much one tenant may do is limited.
+    pub limits_tenants: bool,
     /// An earlier part of this pipeline is on its way.
     pub open: bool,
 }
@@ -300,6 +304,9 @@ impl Context<'_> {
             {
                 let target = plan(self.map, statement, sql, literals, parameters).map_err(Deny::Refused)?;
                 request.place = combine(request, self.map, target)?;
+                if self.limits_tenants && request.tenant.is_none() {
+                    request.tenant = tenant(self.map, statement, sql, literals, parameters);
+                }
                 request.statements += 1;
                 request.writes |= statement.access == Access::Write;
                 request.begins = false;
@@ -314,6 +321,9 @@ impl Context<'_> {
                     _ => plan(self.map, statement, sql, literals, parameters).map_err(Deny::Refused)?,
                 };
                 request.place = combine(request, self.map, target)?;
+                if self.limits_tenants && request.tenant.is_none() {
+                    request.tenant = tenant(self.map, statement, sql, literals, parameters);
+                }
                 request.statements += 1;
                 note(request, statement);
                 if let Action::Execute(name) = &statement.action {

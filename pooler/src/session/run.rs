@@ -21,6 +21,7 @@ use crate::config::PoolMode;
 use crate::executor::relay::{Flow, RelayError, poll_responses};
 use crate::net::{Io, with_scratch};
 use crate::pool::Lease;
+use crate::quota::Place;
 use crate::registry::{ClientHandle, ClientState, Eviction};
 use crate::upstream::Upstream;
 use crate::vars::Vars;
@@ -52,6 +53,8 @@ enum Turn {
 pub(super) enum Slow {
     /// No free server for a request that is decided.
     Wait(Box<Decided>),
+    /// Its user, database or tenant has as much under way as it may.
+    Quota(Box<(Decided, Place)>),
     /// No free server on that shard, and nothing decided yet.
     Checkout(ShardId),
     /// The server has other settings than the client, or leftovers of another one.
@@ -185,6 +188,7 @@ impl Session {
                             return Poll::Ready(Turn::Slow(Slow::fail(report)));
                         }
                     }
+                    Step::Slow(Slow::Quota(held_up)) => self.wait_at_gate(*held_up),
                     Step::Slow(slow) => return Poll::Ready(Turn::Slow(slow)),
                     Step::End(end) => return Poll::Ready(Turn::End(end)),
                 }

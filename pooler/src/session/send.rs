@@ -18,6 +18,7 @@ use super::{Link, Session};
 use crate::config::PoolMode;
 use crate::executor::two_phase::Participant;
 use crate::pool::{Lease, Unnamed};
+use crate::quota::Passes;
 use crate::registry::{ClientHandle, ClientState};
 use crate::upstream::shard_of;
 use crate::vars::transition;
@@ -40,6 +41,7 @@ impl Session {
             standard_strings: !self.flow.escape_strings,
             statements: self.statements.as_deref(),
             tracks_statements: self.limits.max_prepared_statements > 0,
+            limits_tenants: self.upstream.quota.limits_tenants(),
             open: self.open,
         }
     }
@@ -59,14 +61,17 @@ impl Session {
                 return Err(Slow::Control);
             }
             let shard = self.place(&request, map)?;
-            Ok(Decided { request, shard, map_version: map.version() })
+            Ok(Decided { request, shard, map_version: map.version(), passes: None })
         })
     }
 
     /// Sends a decided request, if its server is at hand and ready for it.
     #[inline]
-    pub(super) fn send(&mut self, decided: Decided, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
+    pub(super) fn send(&mut self, mut decided: Decided, bytes: &[u8], syncs: u32) -> Result<(), Slow> {
         let shard = decided.shard;
+        if self.upstream.quota.is_limited() {
+            decided = self.pass_gates(decided)?;
+        }
         if !decided.request.effects.is_empty() {
             self.check_enlisted(&decided.request)?;
         }
@@ -75,7 +80,7 @@ impl Session {
             Err(Slow::Checkout(_)) => return Err(Slow::Wait(Box::new(decided))),
             Err(slow) => return Err(slow),
         }
-        let request = decided.request;
+        let (request, passes) = (decided.request, decided.passes);
         self.check_strings()?;
         if !request.effects.is_empty() {
             self.check_sql_statements(&request)?;
@@ -101,8 +106,33 @@ impl Session {
                 statements.unnamed = None;
             }
         }
+        if passes.is_some() {
+            self.begin_passed(passes);
+        }
         self.sent(request, shard);
         Ok(())
+    }
+
+    /// A transaction that is about to take its first server passes the gates of its user, database and tenant, or waits there.
+    #[cold]
+    fn pass_gates(&self, mut decided: Decided) -> Result<Decided, Slow> {
+        if self.server().is_some_and(|server| server.passes.is_some()) {
+            return Ok(decided);
+        }
+        let passes = decided.passes.get_or_insert_default();
+        match self.upstream.quota.enter(decided.request.tenant, passes) {
+            Ok(()) => Ok(decided),
+            Err(place) => Err(Slow::Quota(Box::new((decided, place)))),
+        }
+    }
+
+    #[cold]
+    pub(super) fn begin_passed(&mut self, passes: Option<Box<Passes>>) {
+        let Some(server) = self.server_mut() else { return };
+        server.passes = passes;
+        if let Some(passes) = &mut server.passes {
+            passes.begin();
+        }
     }
 
     /// The request is not simply sent to one server.
@@ -330,6 +360,8 @@ pub(super) struct Decided {
     pub(super) request: Request,
     pub(super) shard: ShardId,
     pub(super) map_version: u64,
+    /// The gates that its transaction has passed.
+    pub(super) passes: Option<Box<Passes>>,
 }
 
 impl Request {

@@ -38,7 +38,8 @@ impl Session {
     pub(super) fn settle(&mut self, status: Status) -> After {
         match std::mem::replace(&mut self.link, Link::None) {
             Link::One(lease) if status == Status::Idle && !self.pinned => self.release(lease),
-            Link::One(lease) if status == Status::Idle => {
+            Link::One(mut lease) if status == Status::Idle => {
+                lease.passes = None;
                 self.client.link(0);
                 self.client.set_state(ClientState::Idle);
                 self.link = Link::One(lease);
@@ -76,8 +77,9 @@ impl Session {
 
     /// The only participant's transaction is over.
     pub(super) fn end_single(&mut self, mut transaction: Transaction) {
-        let Some(participant) = transaction.participants.pop() else { return };
+        let Some(mut participant) = transaction.participants.pop() else { return };
         if self.pinned {
+            participant.lease.passes = None;
             self.client.link(0);
             self.client.set_state(ClientState::Idle);
             self.link = Link::One(participant.lease);

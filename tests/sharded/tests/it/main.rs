@@ -9,6 +9,7 @@ mod differential;
 mod faults;
 mod migrate;
 mod pooling;
+mod quotas;
 mod reference;
 mod routing;
 mod sessions;
