@@ -3,23 +3,26 @@
 //!
 //! A client's task owns its session; others see only the atomics here.
 
-use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
-use std::hash::{Hash, Hasher};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use atomic_waker::AtomicWaker;
 use sluice_wire::startup::{CancelKey, Replication};
 
+mod clients;
+mod clock;
 mod key;
+mod server;
 
-use self::key::KeyIndex;
+use self::clients::Clients;
+pub use self::clock::Clock;
 pub use self::key::{ClientKey, forwarded, peer_of};
-use crate::net::tls::{ServerTls, TlsInfo};
-use crate::net::{Address, Peer};
+pub use self::server::ServerEntry;
+use crate::net::Peer;
+use crate::net::tls::TlsInfo;
 
 /// The states of SHOW CLIENTS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,67 +367,6 @@ impl ClientEntry {
     }
 }
 
-/// What everybody may know of a server connection.
-#[derive(Debug)]
-pub struct ServerEntry {
-    pub id: u64,
-    pub database: Box<str>,
-    /// `None` in an unsharded database.
-    pub shard: Option<u16>,
-    pub user: Box<str>,
-    pub replication: Replication,
-    pub address: Address,
-    pub peer: Peer,
-    pub local: Option<std::net::SocketAddr>,
-    pub tls: Option<TlsInfo>,
-    /// For cancel requests, which take the same way.
-    pub tls_setup: Arc<ServerTls>,
-    pub key: CancelKey,
-    pub connected_at: SystemTime,
-    /// The client that has it; 0 = idle.
-    pub client: AtomicU64,
-    /// Cancel requests on their way to it: it isn't handed on while there are any.
-    pub cancels: AtomicU32,
-    /// Held by the one of them that is being sent. So there are no more of these connections than there are servers.
-    pub cancel_turn: tokio::sync::Mutex<()>,
-    pub close_needed: AtomicBool,
-    pub prepared: AtomicU32,
-    pub used: AtomicBool,
-}
-
-/// A coarse clock, moved on by the janitor: a time stamp costs one load. Good for timeouts, which are checked three times a
-/// second, and for nothing finer.
-#[derive(Debug)]
-pub struct Clock {
-    start: Instant,
-    millis: AtomicU64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        Self { start: Instant::now(), millis: AtomicU64::new(1) }
-    }
-
-    /// Moves it on.
-    pub fn tick(&self) {
-        self.millis.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub fn millis(&self) -> u64 {
-        self.millis.load(Ordering::Relaxed)
-    }
-
-    /// How long ago `since` was.
-    pub fn since(&self, since: u64) -> Duration {
-        Duration::from_millis(self.millis().saturating_sub(since))
-    }
-
-    fn age(&self, since: u64) -> Option<Duration> {
-        (since != 0).then(|| Duration::from_millis(self.millis().saturating_sub(since)))
-    }
-}
-
 /// All clients and servers of this process.
 #[derive(Debug)]
 pub struct Registry {
@@ -436,49 +378,6 @@ pub struct Registry {
     sockets: AtomicUsize,
     pub clock: Clock,
 }
-
-/// Those that have logged in.
-#[derive(Debug, Default)]
-struct Clients {
-    by_id: HashSet<ById>,
-    by_key: KeyIndex,
-}
-
-impl Clients {
-    fn insert(&mut self, client: &Arc<ClientEntry>) {
-        self.by_id.insert(ById(client.clone()));
-        self.by_key.insert(client.clone());
-    }
-
-    fn remove(&mut self, client: &ClientEntry) {
-        self.by_id.remove(&client.id);
-        self.by_key.remove(&client.key);
-    }
-}
-
-/// A set of these is a map from numbers to clients, without a second copy of each number.
-#[derive(Debug)]
-struct ById(Arc<ClientEntry>);
-
-impl Borrow<u64> for ById {
-    fn borrow(&self) -> &u64 {
-        &self.0.id
-    }
-}
-
-impl Hash for ById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.id.hash(state);
-    }
-}
-
-impl PartialEq for ById {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.id == other.0.id
-    }
-}
-
-impl Eq for ById {}
 
 impl Default for Registry {
     fn default() -> Self {
