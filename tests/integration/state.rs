@@ -378,3 +378,53 @@ fn what_may_not_run_in_a_transaction_is_postgresqls_to_say() {
     client.ok("CREATE SUBSCRIPTION s CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false)");
     client.ok("ROLLBACK");
 }
+
+/// What the client was last told of a parameter by these messages.
+fn told(answer: &crate::support::Answer, name: &str) -> Option<String> {
+    let statuses = answer.messages.iter().filter(|message| message.tag == b'S');
+    let told = statuses.filter_map(|message| {
+        let mut parts = message.body.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+        (parts.next()? == name).then(|| parts.next().map(std::borrow::Cow::into_owned))?
+    });
+    told.last()
+}
+
+#[test]
+fn a_client_hears_what_became_of_its_parameters() {
+    let stand = one_server();
+    let mut client = stand.client();
+    // A block that Sluice ends by itself, because it has failed it.
+    client.ok("BEGIN");
+    client.ok("SET IntervalStyle = 'iso_8601'");
+    assert!(client.run(Batch::new().bind("", "unknown", &[]).sync()).error().is_some());
+    let answer = client.ok("ROLLBACK");
+    assert_eq!(told(&answer, "IntervalStyle").as_deref(), Some("postgres"));
+    assert_eq!(client.value("SHOW IntervalStyle"), "postgres");
+}
+
+#[test]
+fn reset_tells_the_client_its_own_start_up_value() {
+    let stand = one_server();
+    let mut client = stand.sluice.log_in(&Login::default().with("datestyle", "German"));
+    client.ok("SET DateStyle = 'SQL'");
+    client.send_query("RESET DateStyle");
+    let mut told_last = told(&client.answer(), "DateStyle");
+    // The answer was on its way when the start-up value was put back.
+    while told_last.as_deref() != Some("German, DMY") {
+        let message = client.read();
+        told_last = told(&crate::support::Answer { messages: vec![message] }, "DateStyle");
+    }
+    assert_eq!(client.value("SHOW DateStyle"), "German, DMY");
+}
+
+#[test]
+fn a_second_begin_is_postgresqls_business() {
+    let stand = one_server();
+    let mut client = stand.client();
+    client.ok("BEGIN");
+    let answer = client.ok("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY");
+    assert_eq!(answer.notices()[0].code, "25001");
+    assert_eq!(client.value("SHOW transaction_isolation"), "serializable");
+    assert_eq!(client.error("CREATE TABLE t (a int)").code, "25006");
+    client.ok("ROLLBACK");
+}

@@ -63,6 +63,7 @@ impl Server {
             pending: self.pending,
             status: self.status,
             escape_strings: self.escape_strings,
+            reported: std::mem::take(&mut self.reported),
         };
         collect.done.kept = keep.then(Vec::new);
         let mut scanner = std::mem::take(&mut self.scanner);
@@ -88,6 +89,7 @@ impl Server {
         self.pending = collect.pending;
         self.status = collect.status;
         self.escape_strings = collect.escape_strings;
+        self.reported = collect.reported;
         result.map(|()| collect.done)
     }
 
@@ -103,6 +105,7 @@ struct Collect {
     pending: u32,
     status: Status,
     escape_strings: bool,
+    reported: Vec<u8>,
 }
 
 impl Sink for Collect {
@@ -134,6 +137,7 @@ impl Sink for Collect {
             b'C' => self.done.tag = cstr(frame.body).map_or(String::new(), |(tag, _)| tag.escape_ascii().to_string()),
             b'D' => self.done.value = first_column(frame.body),
             b'S' => {
+                self.reported.extend_from_slice(frame.raw);
                 if let Some((name, rest)) = cstr(frame.body)
                     && name == STRINGS.as_bytes()
                 {
@@ -177,8 +181,13 @@ mod tests {
         message::command_complete(&mut bytes, "COMMIT");
         message::ready(&mut bytes, Status::Idle);
         message::Report::fatal("57P01", "terminating connection due to administrator command").encode(&mut bytes);
-        let mut collect =
-            Collect { done: Done::default(), pending: 1, status: Status::Transaction, escape_strings: false };
+        let mut collect = Collect {
+            done: Done::default(),
+            pending: 1,
+            status: Status::Transaction,
+            escape_strings: false,
+            reported: Vec::new(),
+        };
         Scanner::default().scan(&bytes, &mut collect).expect("messages");
         assert_eq!((collect.done.tag.as_str(), collect.done.error), ("COMMIT", None));
         assert_eq!((collect.pending, collect.status), (0, Status::Idle));

@@ -441,6 +441,7 @@ impl Lease {
     fn put_back(mut self) {
         let Some(mut server) = self.server.take() else { return };
         server.passes = None;
+        server.reported = Vec::new();
         server.entry.client.store(0, Ordering::Relaxed);
         if !server.is_settled() {
             return self.pool.close(server, "client disconnect while server was not ready");

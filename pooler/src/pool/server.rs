@@ -125,6 +125,8 @@ pub struct Server {
     pub statements: Option<Box<StatementCache>>,
     pub sql_statements: Option<Box<SqlStatements>>,
     pub replay: Replay,
+    /// ParameterStatus messages that statements of ours have brought about, and that the client may have to hear.
+    pub reported: Vec<u8>,
     /// What the transaction that runs on it has passed to get here.
     pub passes: Option<Box<Passes>>,
     pub unnamed: Unnamed,
@@ -206,6 +208,7 @@ impl Server {
             statements: None,
             sql_statements: None,
             replay: Replay::default(),
+            reported: Vec::new(),
             passes: None,
             unnamed: Unnamed::default(),
             last_client: 0,

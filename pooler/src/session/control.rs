@@ -19,7 +19,7 @@ use super::run::{Later, Slow};
 use super::send::{needs_reset, unknown_shard};
 use super::settle::{After, eviction_report};
 use super::sql_prepared::carried;
-use super::transaction::{Effect, TransactionLog};
+use super::transaction::{Effect, TransactionLog, is_plain_begin};
 use super::wait::queued_notice;
 use super::{End, Link, Pending, Session, Transaction};
 use crate::executor::two_phase::{self, CommitError, Participant};
@@ -125,6 +125,9 @@ impl Session {
         }
         self.client.set_state(ClientState::Idle);
         self.client.request_ended(self.client.clock(), self.client.is_in_transaction());
+        if !self.flow.unsent.is_empty() {
+            out.splice(0..0, std::mem::take(&mut self.flow.unsent));
+        }
         self.io.write_all(&out).await.map_err(|error| End::Client(format!("client unexpected eof: {error}")))
     }
 
@@ -246,6 +249,7 @@ impl Session {
         let none = self.shared.vars.intern(Vec::new());
         make_ready(&mut lease, self.client.id, &before, &none).await?;
         let done = lease.run(&prologue).await.map_err(|error| lost(&error))?;
+        lease.reported.clear();
         if let Some(report) = failure(&done) {
             return Err(report);
         }
@@ -269,7 +273,7 @@ impl Session {
             let completed = if outcome.failed { outcome.completed as usize } else { pending.effects.len() };
             self.apply_effects(&pending.effects, completed, &outcome, status);
             let lost = self.lost_by(&pending.effects, status);
-            if status == Status::Transaction && !lost.is_empty() {
+            if !outcome.failed && status != Status::Failed && !lost.is_empty() {
                 return After::Restore(statements(&lost));
             }
         }
@@ -331,14 +335,33 @@ impl Session {
         lost
     }
 
-    /// Brings back on the transaction's servers what a RESET took from them.
+    /// Brings back what a RESET took from the client's servers, and tells the client of it: it has been told otherwise.
     pub(super) async fn restore(&mut self, sql: &str) -> Result<(), End> {
-        if let Err(report) = self.on_all(sql, "SELECT", |_| ()).await {
+        let restored = match self.link {
+            Link::One(_) => self.restore_one(sql).await,
+            _ => self.on_all(sql, "SELECT", |_| ()).await.map(|_| ()),
+        };
+        if let Err(report) = restored {
             return self.tell(Err(report)).await;
         }
         match self.settle(self.status()) {
             After::End(end) => Err(end),
             _ => Ok(()),
+        }
+    }
+
+    async fn restore_one(&mut self, sql: &str) -> Result<(), Report> {
+        let vars = self.vars.clone();
+        let Some(server) = self.server_mut() else { return Ok(()) };
+        let done = server.run(sql).await.map_err(|error| lost(&error))?;
+        let reported = std::mem::take(&mut server.reported);
+        match failure(&done) {
+            Some(report) => Err(report),
+            None => {
+                server.applied = vars;
+                self.reply(&reported);
+                Ok(())
+            }
         }
     }
 
@@ -546,6 +569,9 @@ impl Session {
         let tag = match effect {
             Effect::Begin(sql) => {
                 if matches!(self.link, Link::Transaction(_)) {
+                    if !is_plain_begin(&sql) {
+                        return Err(begun_with_modes());
+                    }
                     message::warning(&mut out, "25001", "there is already a transaction in progress");
                 }
                 self.begin(&sql).await?
@@ -677,7 +703,13 @@ impl Session {
         // Before the first server goes back: a cancel request must not follow it to another client.
         self.client.link(0);
         let pinned = self.pinned;
-        for participant in std::mem::take(&mut transaction.participants) {
+        // All of them had the same settings, so what changed with the end is the same on all.
+        if let Some(participant) = transaction.participants.first_mut() {
+            let reported = std::mem::take(&mut participant.lease.reported);
+            self.reply(&reported);
+        }
+        for mut participant in std::mem::take(&mut transaction.participants) {
+            participant.lease.reported.clear();
             if pinned && matches!(self.link, Link::None) {
                 self.link = Link::One(participant.lease);
             } else {
@@ -728,13 +760,15 @@ impl Session {
             let done = participant.lease.finish(false).await.map_err(|error| lost(&error))?;
             failed = failed.or_else(|| failure(&done));
         }
-        match failed {
-            Some(report) => Err(report),
-            None => {
-                note(&mut transaction.log);
-                Ok(tag)
-            }
+        let first = transaction.participants.first_mut();
+        let reported = first.map(|first| std::mem::take(&mut first.lease.reported)).unwrap_or_default();
+        transaction.participants.iter_mut().for_each(|participant| participant.lease.reported.clear());
+        if let Some(report) = failed {
+            return Err(report);
         }
+        note(&mut transaction.log);
+        self.reply(&reported);
+        Ok(tag)
     }
 }
 
@@ -766,9 +800,12 @@ pub(crate) async fn make_ready(
     lease.last_client = client;
     let Some(sql) = transition(&lease.applied, wanted) else {
         lease.applied = wanted.clone();
+        lease.reported.clear();
         return Ok(());
     };
     let done = lease.run(&sql).await.map_err(|error| lost(&error))?;
+    // The client knows its own settings.
+    lease.reported.clear();
     if let Some(report) = failure(&done) {
         return Err(Report::fatal(&report.sqlstate, "invalid server parameter")
             .detail(report.message)
@@ -776,6 +813,15 @@ pub(crate) async fn make_ready(
     }
     lease.applied = wanted.clone();
     Ok(())
+}
+
+/// PostgreSQL warns, and takes the modes over. Here they would have to hold on servers that join later as well.
+fn begun_with_modes() -> Report {
+    Report::error(
+        "0A000",
+        "there is already a transaction in progress, and its modes cannot be changed by another BEGIN",
+    )
+    .hint("use SET TRANSACTION")
 }
 
 fn aborted() -> Report {

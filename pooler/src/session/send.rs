@@ -142,14 +142,13 @@ impl Session {
         }
         match &self.link {
             Link::Transaction(transaction) => {
+                let is_sharded = self.upstream.is_sharded();
                 transaction.failed
-                    || (request.outside_transaction && self.upstream.is_sharded())
+                    || (is_sharded && (request.outside_transaction || request.begins))
                     || (request.controls
                         && (transaction.participants.len() > 1
                             || !transaction.log.changes.is_empty()
-                            || (transaction.participants.is_empty()
-                                && request.statements <= 1
-                                && !is_setting(request))))
+                            || (transaction.participants.is_empty() && is_for_session(request))))
             }
             _ if !request.effects.is_empty() && self.runs_without_server(request) => true,
             // Lazily begun: no server is needed for it.
@@ -370,6 +369,12 @@ impl Request {
         let residue = Residue { opaque: true, ..Residue::default() };
         Self { writes: true, residue, statements: 1, ..Self::default() }
     }
+}
+
+/// One statement that the session deals with, if its transaction has no server yet. A SET isn't: it is validated by a server,
+/// even as the first statement; nor another BEGIN, of which PostgreSQL warns.
+fn is_for_session(request: &Request) -> bool {
+    request.statements <= 1 && !request.begins && !is_setting(request)
 }
 
 /// SET alone: it is validated by a server even as the first statement of a transaction.

@@ -50,10 +50,7 @@ pub struct TransactionLog {
 impl TransactionLog {
     pub fn new(begin: &str, vars: Arc<Vars>) -> Self {
         let begin = begin.trim().trim_end_matches(';').trim();
-        let plain = ["begin", "begin work", "begin transaction", "start transaction"]
-            .iter()
-            .any(|plain| begin.eq_ignore_ascii_case(plain));
-        Self::start(begin.to_owned(), plain, vars)
+        Self::start(begin.to_owned(), is_plain_begin(begin), vars)
     }
 
     /// The statements that bring a server to where the transaction is.
@@ -148,6 +145,13 @@ impl TransactionLog {
     fn find(&self, name: &str) -> Option<usize> {
         self.steps.iter().rposition(|step| matches!(step, Step::Savepoint(known, _) if &**known == name))
     }
+}
+
+/// A BEGIN without modes.
+pub fn is_plain_begin(sql: &str) -> bool {
+    let begin = sql.trim().trim_end_matches(';').trim();
+    let plain = ["begin", "begin work", "begin transaction", "start transaction"];
+    plain.iter().any(|plain| begin.eq_ignore_ascii_case(plain))
 }
 
 /// A SET, with its values looked up: what it does to the session once it has succeeded.

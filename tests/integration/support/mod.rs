@@ -15,7 +15,7 @@ use sluice_test_harness::Cluster;
 
 pub use batch::Batch;
 pub use certs::{Certificates, Request};
-pub use client::{Client, DEADLINE, Login, Message, ServerError, cancel};
+pub use client::{Answer, Client, DEADLINE, Login, Message, ServerError, cancel};
 pub use fake::{LOGIN, NO_TLS, fake, fake_server, first_request, outlast, server_that_answers};
 pub use sluice::{Old, Sluice, binary, free_port};
 

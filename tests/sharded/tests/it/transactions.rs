@@ -407,3 +407,16 @@ fn a_transaction_over_several_shards_is_counted_once_and_only_while_it_lasts() {
         assert!(later - time < 1_000_000, "{end}: a statement took {} µs", later - time);
     }
 }
+
+#[test]
+fn modes_of_a_second_begin_are_refused() {
+    let fleet = Fleet::start().filled();
+    let sluice = fleet.sluice();
+    let mut client = sluice.connect("epfo");
+    client.query("BEGIN").ok();
+    client.query("BEGIN").ok();
+    client.query(&format!("SELECT count(*) FROM members WHERE organization_id = {}", fleet.spread(1)[0])).ok();
+    let refused = client.query("START TRANSACTION READ ONLY");
+    assert_eq!((refused.code(), refused.status), ("0A000", 'E'));
+    client.query("ROLLBACK").ok();
+}
