@@ -382,11 +382,11 @@ fn what_may_not_run_in_a_transaction_is_postgresqls_to_say() {
 /// What the client was last told of a parameter by these messages.
 fn told(answer: &crate::support::Answer, name: &str) -> Option<String> {
     let statuses = answer.messages.iter().filter(|message| message.tag == b'S');
-    let told = statuses.filter_map(|message| {
+    let mut told = statuses.filter_map(|message| {
         let mut parts = message.body.split(|&byte| byte == 0).map(String::from_utf8_lossy);
         (parts.next()? == name).then(|| parts.next().map(std::borrow::Cow::into_owned))?
     });
-    told.last()
+    told.next_back()
 }
 
 #[test]
