@@ -19,6 +19,7 @@ mod leaks;
 mod limits;
 mod listen;
 mod messages;
+mod model;
 mod modes;
 mod peers;
 mod pins;

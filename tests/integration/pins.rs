@@ -147,3 +147,32 @@ fn a_pinned_server_does_not_starve_the_others() {
     client.ok("DROP TABLE mine");
     stand.assert_healthy();
 }
+
+/// Neither is taken back with what else its message did.
+#[test]
+fn locks_and_prepared_statements_outlive_the_error_behind_them() {
+    let stand = two_servers();
+    for sql in [
+        "SELECT pg_advisory_lock(1); SELECT 1/0",
+        "SELECT pg_advisory_lock(1), 1/0",
+        "PREPARE mine AS SELECT 1; SELECT 1/0",
+        "BEGIN; SELECT pg_advisory_lock(1); SELECT 1/0",
+    ] {
+        let mut client = stand.client();
+        client.error(sql);
+        client.query("ROLLBACK");
+        drop(client);
+        eventually(sql, || {
+            let left = "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted)";
+            stand.direct(left) == "0"
+        });
+        let mut other = stand.client();
+        for _ in 0..4 {
+            assert_eq!(other.value("SELECT count(*) FROM pg_prepared_statements WHERE from_sql"), "0", "{sql}");
+        }
+    }
+    // What left nothing keeps nobody.
+    let (mut client, _other) = warm_up(&stand);
+    client.error("LISTEN news; SELECT 1/0");
+    assert_unpinned(&stand, &mut client, "an error");
+}

@@ -391,3 +391,56 @@ fn an_unnamed_parse_that_the_server_ignored_is_not_believed_to_be_there() {
     let answer = client.run(Batch::new().run_prepared("", &[]).sync());
     assert_ne!(answer.column(), ["another client's"]);
 }
+
+#[test]
+fn an_unnamed_statement_that_was_never_parsed_is_nobodys() {
+    let stand = one_server();
+    let (mut client, mut other) = (stand.client(), stand.client());
+    let bind = || Batch::new().run_prepared("", &[]).sync();
+    let parse = |sql: &str| Batch::new().parse("", sql).sync();
+    client.run(parse("SELECT 'mine'"));
+    assert_eq!(other.run(bind()).error().expect("it never parsed one").code, "26000");
+    client.run(parse("SELECT 'mine'"));
+    // Its Parse was skipped, because of the error before it.
+    assert_eq!(other.run(Batch::new().run_prepared("none", &[]).run("SELECT 1", &[]).sync()).tags(), "EZ");
+    assert_eq!(other.run(bind()).error().expect("it never parsed one").code, "26000");
+    client.run(parse("SELECT 'mine'"));
+    assert_eq!(other.run(Batch::new().describe_statement("").sync()).error().expect("nothing").code, "26000");
+    assert_eq!(client.run(bind()).column(), ["mine"]);
+}
+
+#[test]
+fn a_name_that_is_wrong_fails_at_its_place_in_the_pipeline() {
+    let stand = one_server();
+    let mut client = stand.client();
+    // What comes before is answered, and stays.
+    let answer = client.run(Batch::new().parse("a", "SELECT 1").run_prepared("b", &[]).sync());
+    assert_eq!((&*answer.tags(), &*answer.error().expect("no b").code), ("1EZ", "26000"));
+    let answer = client.run(Batch::new().run_prepared("a", &[]).parse("a", "SELECT 2").parse("c", "SELECT 3").sync());
+    assert_eq!((&*answer.tags(), &*answer.error().expect("a is taken").code), ("2DCEZ", "42P05"));
+    // In an open pipeline, too; and behind an error, nobody looks.
+    client.send(&Batch::new().parse("d", "SELECT 4").flush().0);
+    assert_eq!(client.read().tag, b'1');
+    client.send(&Batch::new().run_prepared("b", &[]).flush().0);
+    assert_eq!(client.read().tag, b'E');
+    let answer = client.run(Batch::new().run_prepared("b", &[]).parse("a", "SELECT 5").sync());
+    assert_eq!((&*answer.tags(), answer.status()), ("Z", Some('I')));
+    assert_eq!(execute(&mut client, "d", &[]), ["4"]);
+    stand.assert_healthy();
+}
+
+#[test]
+fn statements_are_where_an_error_left_them() {
+    let stand = Stand::start(&["default_pool_size = 1", "max_prepared_statements = 2"]);
+    let mut client = stand.client();
+    // More statements than the server may keep, none of which it ever sees.
+    let batch =
+        Batch::new().run("SELECT 1/0", &[]).parse("a", "SELECT 1").parse("b", "SELECT 2").parse("c", "SELECT 3");
+    assert_eq!(client.run(batch.sync()).error().expect("division by zero").code, "22012");
+    for name in ["a", "b", "c"] {
+        prepare(&mut client, name, &format!("SELECT {}", name.as_bytes()[0] - b'a' + 1));
+    }
+    for (name, value) in [("a", "1"), ("b", "2"), ("c", "3"), ("a", "1")] {
+        assert_eq!(execute(&mut client, name, &[]), [value]);
+    }
+}

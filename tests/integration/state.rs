@@ -428,3 +428,30 @@ fn a_second_begin_is_postgresqls_business() {
     assert_eq!(client.error("CREATE TABLE t (a int)").code, "25006");
     client.ok("ROLLBACK");
 }
+
+#[test]
+fn a_set_that_the_server_skipped_did_not_happen() {
+    let (_stand, mut client) = hopping();
+    client.send(&Batch::new().run("SELECT 1/0", &[]).flush().0);
+    client.until(b'E');
+    // Behind an error in an open pipeline.
+    assert_eq!(client.run(Batch::new().run("SET work_mem = '7MB'", &[]).sync()).tags(), "Z");
+    assert_everywhere(&mut client, "SHOW work_mem", "4MB");
+}
+
+#[test]
+fn what_follows_the_end_of_a_block_in_one_message_is_not_part_of_it() {
+    let (stand, mut client) = hopping();
+    client.ok("BEGIN");
+    client.ok("ROLLBACK; SET work_mem = '7MB'");
+    assert_everywhere(&mut client, "SHOW work_mem", "7MB");
+    assert_everywhere(&mut stand.client(), "SHOW work_mem", "4MB");
+    // Without a block there is one all the same: that of the message.
+    client.ok("SET work_mem = '8MB'; ROLLBACK; SELECT 1");
+    assert_everywhere(&mut client, "SHOW work_mem", "7MB");
+    client.ok("SET work_mem = '8MB'; COMMIT; SET work_mem = '9MB'; ROLLBACK; SELECT 1");
+    assert_everywhere(&mut client, "SHOW work_mem", "8MB");
+    client.ok("BEGIN; SELECT 1; COMMIT; BEGIN; SET work_mem = '5MB'");
+    client.ok("ROLLBACK");
+    assert_everywhere(&mut client, "SHOW work_mem", "8MB");
+}

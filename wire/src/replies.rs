@@ -43,6 +43,15 @@ pub enum Fate {
     Drop,
 }
 
+/// What a server was told and, after an error, has not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undone {
+    /// It was not told of this statement.
+    Parse(u32),
+    /// It still has this one.
+    Close(u32),
+}
+
 /// Expected responses, and which statements an error has thrown away.
 #[derive(Debug, Default)]
 pub struct Replies {
@@ -53,10 +62,8 @@ pub struct Replies {
     pub failed: bool,
     /// So many of the client's Parse and Close messages for named statements have succeeded.
     pub named: usize,
-    /// Statements whose Parse failed or was skipped: the server does not have them.
-    pub lost: Vec<u32>,
-    /// Statements whose Close was skipped: the server still has them.
-    pub kept: Vec<u32>,
+    /// What was skipped for it, in order: to be taken back from its end.
+    pub undone: Vec<Undone>,
 }
 
 impl Replies {
@@ -130,8 +137,10 @@ impl Replies {
 
     fn lose(&mut self, reply: Reply) {
         match reply {
-            Reply::Parse { statement } | Reply::OurParse { statement } => self.lost.extend(statement),
-            Reply::OurClose { statement } => self.kept.push(statement),
+            Reply::Parse { statement } | Reply::OurParse { statement } => {
+                self.undone.extend(statement.map(Undone::Parse));
+            }
+            Reply::OurClose { statement } => self.undone.push(Undone::Close(statement)),
             _ => {}
         }
     }
@@ -160,7 +169,7 @@ mod tests {
             replies.push(reply);
         }
         assert_eq!(run(&mut replies, b"12DCZ"), b"2DCZ");
-        assert!(replies.is_empty() && replies.lost.is_empty());
+        assert!(replies.is_empty() && replies.undone.is_empty());
     }
 
     #[test]
@@ -196,7 +205,7 @@ mod tests {
             replies.push(reply);
         }
         assert_eq!(run(&mut replies, b"EZ2Z"), b"EZ2Z");
-        assert_eq!((replies.lost, replies.kept), (vec![4], vec![9]));
+        assert_eq!(replies.undone, [Undone::Parse(4), Undone::Close(9)]);
     }
 
     #[test]
@@ -211,7 +220,7 @@ mod tests {
             replies.push(reply);
         }
         assert_eq!(run(&mut replies, b"Z"), b"Z1");
-        assert_eq!((replies.failed, replies.lost), (true, vec![7]));
+        assert_eq!((replies.failed, replies.undone), (true, vec![Undone::Parse(7)]));
     }
 
     #[test]

@@ -266,9 +266,12 @@ impl Session {
         {
             server.suspect = true;
         }
-        if !outcome.failed && pending.pins {
+        if pending.pins {
             self.pin(true);
         }
+        // Advisory locks outlive the error behind them, and the rollback.
+        let ends_block = |effect: &Effect| matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. });
+        let may_unpin = pending.may_unpin || (pending.pins && outcome.failed) || pending.effects.iter().any(ends_block);
         if !pending.effects.is_empty() {
             let completed = if outcome.failed { outcome.completed as usize } else { pending.effects.len() };
             self.apply_effects(&pending.effects, completed, &outcome, status);
@@ -277,7 +280,7 @@ impl Session {
                 return After::Restore(statements(&lost));
             }
         }
-        if self.pinned && pending.may_unpin && status == Status::Idle { After::Unpin } else { After::Done }
+        if self.pinned && may_unpin && status == Status::Idle { After::Unpin } else { After::Done }
     }
 
     fn pin(&mut self, pinned: bool) {
@@ -296,8 +299,16 @@ impl Session {
         let mut safe = self.vars.clone();
         for (number, effect) in effects.iter().take(completed).enumerate() {
             self.apply_effect(effect, outcome.rollbacks.contains(&(number as u32)));
-            if matches!(effect, Effect::Commit { .. } | Effect::Rollback { .. }) {
-                safe = self.vars.clone();
+            match effect {
+                // The statements of one message are a block, even if nobody has begun one.
+                Effect::Rollback { .. } if matches!(self.link, Link::One(_)) => self.vars = safe.clone(),
+                Effect::Commit { chain } | Effect::Rollback { chain } => {
+                    safe = self.vars.clone();
+                    if !chain && number + 1 < effects.len() {
+                        self.leave_block();
+                    }
+                }
+                _ => {}
             }
         }
         if outcome.failed && status == Status::Idle && !matches!(self.link, Link::Transaction(_)) {
@@ -415,6 +426,16 @@ impl Session {
         match &mut self.link {
             Link::Transaction(transaction) => transaction.log.listening(channel.map(Into::into)),
             _ => self.unlisten(channel),
+        }
+    }
+
+    /// The block has ended inside of a request: what follows there is no longer part of it.
+    fn leave_block(&mut self) {
+        match std::mem::replace(&mut self.link, Link::None) {
+            Link::Transaction(mut transaction) if transaction.participants.len() == 1 => {
+                self.link = transaction.participants.pop().map_or(Link::None, |it| Link::One(it.lease));
+            }
+            other => self.link = other,
         }
     }
 

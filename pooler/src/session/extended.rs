@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_wire::frame::{Bind, Frames, Named, Parse};
 use sluice_wire::message;
-use sluice_wire::replies::{Replies, Reply};
+use sluice_wire::replies::{Replies, Reply, Undone};
 
 use super::prepared::{ClientStatements, Prepared, StatementTable};
 use super::{Link, Session};
@@ -95,14 +95,13 @@ impl Session {
         if let Some(statements) = &mut self.statements {
             statements.settle(if replies.failed { replies.named } else { usize::MAX });
         }
-        let (lost, kept) = (std::mem::take(&mut replies.lost), std::mem::take(&mut replies.kept));
         let limit = self.limits.max_prepared_statements;
         let Some(server) = self.server_mut() else { return };
-        for statement in lost {
-            server.forget_statement(statement);
-        }
-        for statement in kept {
-            server.add_statement(statement, limit);
+        for undone in replies.undone.drain(..).rev() {
+            match undone {
+                Undone::Parse(statement) => server.forget_statement(statement),
+                Undone::Close(statement) => drop(server.add_statement(statement, limit)),
+            }
         }
     }
 }

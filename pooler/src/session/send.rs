@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use super::listen::hidden_channels;
 use super::request::{self, Request, Where};
 use super::run::Slow;
+use super::transaction::Effect;
 use super::{Link, Session};
 use crate::config::PoolMode;
 use crate::executor::two_phase::Participant;
@@ -109,7 +110,7 @@ impl Session {
         if passes.is_some() {
             self.begin_passed(passes);
         }
-        self.sent(request, shard);
+        self.sent(request, shard, in_pipeline);
         Ok(())
     }
 
@@ -328,7 +329,7 @@ impl Session {
     }
 
     /// Book-keeping once a request is on its way.
-    pub(super) fn sent(&mut self, request: Request, shard: ShardId) {
+    pub(super) fn sent(&mut self, mut request: Request, shard: ShardId, in_pipeline: bool) {
         self.reread = false;
         self.begin_timing(Instant::now());
         self.client.request_began(self.client.clock());
@@ -341,6 +342,10 @@ impl Session {
         let id = server.entry.id;
         self.client.link(id);
         let residue = request.residue;
+        if in_pipeline {
+            // An error in one part makes the server skip what comes in the next ones: all are counted.
+            request.effects.resize(request.statements, Effect::None);
+        }
         if request.effects.is_empty() && !residue.pins && !residue.may_unpin && !residue.opaque {
             return;
         }
@@ -379,7 +384,7 @@ fn is_for_session(request: &Request) -> bool {
 
 /// SET alone: it is validated by a server even as the first statement of a transaction.
 pub(super) fn is_setting(request: &Request) -> bool {
-    request.statements == 1 && matches!(request.effects.last(), Some(super::transaction::Effect::Set(_)))
+    request.statements == 1 && matches!(request.effects.last(), Some(Effect::Set(_)))
 }
 
 pub(super) fn needs_reset(lease: &Lease, client: u64) -> bool {
