@@ -30,6 +30,49 @@ fn copy_in_and_out_by_simple_query() {
     stand.assert_healthy();
 }
 
+/// A client that doesn't wait for CopyInResponse. Rows were lost that came before it.
+#[test]
+fn data_may_come_before_they_are_asked_for() {
+    let stand = stand();
+    let copy = || Batch::new().run("COPY t FROM STDIN", &[]);
+    let row = |number: u32| format!("{number}\tx\n").into_bytes();
+    let mut client = stand.client();
+    for (what, pieces, tags, rows) in [
+        ("at once", vec![copy().copy_data(&row(1)).copy_data(&row(2)).copy_done().sync()], "12GCZ", 2),
+        ("in two", vec![copy().copy_data(&row(1)), Batch::new().copy_data(&row(2)).copy_done().sync()], "12GCZ", 2),
+        (
+            "a flush inside",
+            vec![copy().copy_data(&row(1)).flush(), Batch::new().copy_data(&row(2)).copy_done().sync()],
+            "12GCZ",
+            2,
+        ),
+        ("Sync first", vec![copy().sync().copy_data(&row(1)).copy_done().sync()], "12GCZ", 1),
+        ("no row", vec![copy().copy_done().sync()], "12GCZ", 0),
+        ("given up", vec![copy().copy_data(&row(1)).copy_fail("enough").sync()], "12GEZ", 0),
+        ("a row that is none", vec![copy().copy_data(b"x\n").copy_data(&row(1)).copy_done().sync()], "12GEZ", 0),
+        ("no COPY", vec![Batch::new().run("SELECT 1", &[]).copy_data(&row(1)).copy_done().sync()], "12DCZ", 0),
+    ] {
+        for piece in pieces {
+            client.send(&piece.0);
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        assert_eq!(client.answer().tags(), tags, "{what}");
+        assert_eq!(client.value("SELECT count(*) FROM t"), rows.to_string(), "{what}");
+        client.ok("TRUNCATE t");
+    }
+    client.send(
+        &copy().copy_data(&row(1)).copy_done().run("COPY t FROM STDIN", &[]).copy_data(&row(2)).copy_done().sync().0,
+    );
+    let error = client.until_closed().error().expect("refused");
+    assert_eq!(
+        (&*error.severity, &*error.code),
+        ("FATAL", "0A000"),
+        "which of the two the server asks for is not known"
+    );
+    assert_eq!(stand.client().value("SELECT count(*) FROM t"), "0");
+    stand.assert_healthy();
+}
+
 #[test]
 fn copy_in_and_out_by_the_extended_protocol() {
     let stand = stand();

@@ -31,6 +31,8 @@ pub struct Flow {
     pub outcome: Option<Box<Outcome>>,
     /// The server reads COPY data.
     pub copy_in: bool,
+    /// All COPY data were sent, although the server has not asked for them yet.
+    pub copy_ended: bool,
     /// The last request was a simple query.
     pub simple: bool,
     /// The session's standard_conforming_strings is off.
@@ -194,6 +196,7 @@ impl ResponseSink<'_> {
             return Verdict::Drop;
         }
         self.flow.copy_in = false;
+        self.flow.copy_ended = false;
         self.flow.skips = false;
         self.respond(b'Z');
         Verdict::Pass
@@ -244,6 +247,10 @@ impl ResponseSink<'_> {
     /// The server waits for COPY data. In the extended protocol it ignores the Sync that came before them, so no
     /// ReadyForQuery answers that one.
     fn on_copy_in(&mut self) -> Verdict {
+        if std::mem::take(&mut self.flow.copy_ended) {
+            // The Sync comes behind the data.
+            return Verdict::Pass;
+        }
         self.flow.copy_in = true;
         if !self.flow.simple {
             self.server.pending = self.server.pending.saturating_sub(1);

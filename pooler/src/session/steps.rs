@@ -47,6 +47,7 @@ impl Session {
                 self.dispatch(decided, message, Cut::Alone(used))
             }
             b'X' => (used, Some(Step::End(End::Client("client close request".to_owned())))),
+            b'd' | b'c' | b'f' if self.open => self.step_early_copy(message),
             // The rest of a COPY that failed.
             b'd' | b'c' | b'f' => (used, Some(Step::Read)),
             b'F' if !self.upstream.is_sharded() => {
@@ -75,6 +76,9 @@ impl Session {
         if !synced && !self.open && Frames::new(batch).all(|frame| frame.is_ok_and(|frame| frame.tag == b'H')) {
             // Flush with nothing before it: all answers are sent.
             return (batch.len(), Some(Step::Read));
+        }
+        if self.flow.copy_ended && Frames::new(batch).any(|frame| frame.is_ok_and(|frame| frame.tag == b'E')) {
+            return (0, Some(Step::Slow(Slow::fail(early_data()))));
         }
         let decided = self.decide(|context| context.batch(batch));
         self.flow.simple = false;
@@ -134,6 +138,16 @@ impl Session {
         }
     }
 
+    /// COPY data in a pipeline, before the server has asked for them. It knows what to do with them: it ignores them where no
+    /// COPY is under way.
+    fn step_early_copy(&mut self, message: &[u8]) -> (usize, Option<Step>) {
+        self.flow.copy_ended = message[0] != b'd';
+        match self.server_mut().map_or(Ok(()), |server| server.send(message)) {
+            Ok(()) => (message.len(), Some(Step::Relay)),
+            Err(error) => (0, Some(server_failed(&error))),
+        }
+    }
+
     /// COPY data, on its way to the server: as many whole messages as there are.
     pub(super) fn step_copy(&mut self, input: &[u8]) -> (usize, Option<Step>) {
         let mut used = 0;
@@ -184,6 +198,12 @@ impl Session {
         }
         !matches!(request::cut(&self.input, self.limits.max_packet_size), Ok(Cut::Incomplete))
     }
+}
+
+/// Whether the server's next answer is to the COPY that the data were for, nobody could tell.
+fn early_data() -> Report {
+    Report::fatal("0A000", "a statement behind COPY data for which the server has not asked yet")
+        .hint("send Sync behind the data, or wait for CopyInResponse")
 }
 
 /// What a client hears that sends a simple query in spite of `disable_pqexec`.

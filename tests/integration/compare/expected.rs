@@ -62,7 +62,6 @@ pub const EXPECTED: &[Expected] = &[
     ),
     sometimes("copy: rows that fail", NEWER, "newer than Debian's 1.18: what comes behind a COPY that failed"),
     sometimes("copy: given up by the client", NEWER, "newer than Debian's 1.18: what comes behind a COPY that failed"),
-    expected("copy: in the extended protocol", "COPY data that is sent together with its Execute", "not there yet"),
     sometimes(
         "batch: a statement that is not there, shared",
         "unknown or doubly prepared statement",
