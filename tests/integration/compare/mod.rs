@@ -23,9 +23,9 @@ use std::path::Path;
 
 use sluice_test_harness::Cluster;
 
-use self::expected::{EXPECTED, Expected};
+use self::expected::{EXPECTED, Expected, When};
 use self::poolers::{Kind, Pooler};
-use self::record::Record;
+use self::record::{NOTHING, Record};
 
 /// The newest that the list is made for.
 const DEBIAN: &str = "/usr/sbin/pgbouncer";
@@ -87,23 +87,36 @@ fn differences<'a>(theirs: &'a Record, ours: &'a Record) -> Vec<Difference<'a>> 
     differences
 }
 
-fn reason(name: &str) -> Option<&'static Expected> {
-    EXPECTED.iter().find(|expected| expected.covers(name))
+impl Difference<'_> {
+    fn is(&self, expected: &Expected) -> bool {
+        expected.covers(self.name, self.theirs == NOTHING)
+    }
+
+    fn reason(&self) -> Option<&'static str> {
+        EXPECTED.iter().find(|expected| self.is(expected)).map(|expected| expected.reason)
+    }
 }
 
 fn unexpected<'a>(differences: &[Difference<'a>]) -> Vec<&'a str> {
-    differences.iter().map(|difference| difference.name).filter(|name| reason(name).is_none()).collect()
+    let unexpected = differences.iter().filter(|difference| difference.reason().is_none());
+    unexpected.map(|difference| difference.name).collect()
 }
 
 fn gone(differences: &[Difference<'_>]) -> Vec<&'static str> {
-    let is_gone = |expected: &&Expected| !differences.iter().any(|difference| expected.covers(difference.name));
-    EXPECTED.iter().filter(|expected| expected.always).filter(is_gone).map(|expected| expected.name).collect()
+    let is_gone = |expected: &&Expected| !differences.iter().any(|difference| difference.is(expected));
+    EXPECTED
+        .iter()
+        .filter(|expected| expected.when == When::Always)
+        .filter(is_gone)
+        .map(|expected| expected.name)
+        .collect()
 }
 
 fn table(differences: &[Difference<'_>]) -> String {
     let mut text = String::new();
-    for Difference { name, theirs, ours } in differences {
-        let reason = reason(name).map_or("NOT EXPECTED", |expected| expected.reason);
+    for difference in differences {
+        let Difference { name, theirs, ours } = difference;
+        let reason = difference.reason().unwrap_or("NOT EXPECTED");
         let indented = |outcome: &str| outcome.replace('\n', "\n             ");
         writeln!(text, "{name}\n  PgBouncer: {}\n  Sluice:    {}\n  {reason}\n", indented(theirs), indented(ours))
             .expect("writing to a string");

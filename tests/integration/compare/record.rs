@@ -7,6 +7,8 @@ use sluice_wire::frame::error_field;
 
 use crate::support::{Client, Message, ServerError};
 
+/// Where there is no outcome of a name.
+pub const NOTHING: &str = "(nothing)";
 /// Nothing that is compared takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,7 +29,7 @@ impl Record {
     }
 
     pub fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(known, _)| known == name).map_or("(nothing)", |(_, outcome)| outcome)
+        self.0.iter().find(|(known, _)| known == name).map_or(NOTHING, |(_, outcome)| outcome)
     }
 }
 
