@@ -88,6 +88,12 @@ pub struct App {
 
 /// Loads nothing and listens on nothing: an app around a configuration, its catalogs started.
 pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
+    let tls = TlsSetup::load(&config)?;
+    build_with(config, tls).await
+}
+
+/// As [`build`], with a TLS set-up that was loaded before (as a user that may read its files).
+pub async fn build_with(config: Config, tls: TlsSetup) -> Result<Arc<App>, AppError> {
     let registry = Arc::new(Registry::default());
     let vars = Arc::new(VarsTable::default());
     let dns = Dns::new(&config.settings, registry.clone())
@@ -100,7 +106,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, AppError> {
         statements: StatementTable::default(),
         catalogs: Catalogs::default(),
     };
-    let tls = TlsSetup::load(&config)?;
     let app = Arc::new(App {
         config: RwLock::new(Arc::new(config)),
         tls: RwLock::new(tls),
@@ -317,7 +322,10 @@ impl App {
     /// SET in the console.
     pub async fn set(self: &Arc<Self>, key: &str, value: &str) -> Result<(), AppError> {
         let config = self.config().with_setting(key, value)?;
-        self.put_config(config).await
+        let result = self.put_config(config).await;
+        // A TLS set-up that was wrong before is not this setting's.
+        let is_others = matches!(result, Err(AppError::Tls(_))) && !key.contains("_tls");
+        if is_others { Ok(()) } else { result }
     }
 
     async fn put_config(self: &Arc<Self>, config: Config) -> Result<(), AppError> {
@@ -372,7 +380,8 @@ impl App {
     pub fn database_names(&self) -> BTreeSet<String> {
         let listed = self.config().databases.keys().cloned().collect::<Vec<_>>();
         let used = self.pools.all().into_iter().map(|pool| pool.key.database.to_string());
-        used.chain(self.pools.paused_databases()).chain(listed).collect()
+        let disabled = lock(&self.disabled).iter().cloned().collect::<Vec<_>>();
+        used.chain(self.pools.paused_databases()).chain(listed).chain(disabled).collect()
     }
 
     fn drop_connections(&self, name: &str) {
@@ -424,7 +433,11 @@ impl App {
             if state == ClientState::Waiting {
                 client.nudge();
             }
-            if state == ClientState::Active && over(config.query_timeout(user), client.request_age(clock)) {
+            // As in PgBouncer, a user's own value is for queries that run.
+            let in_queue = Some(config.settings.query_timeout).filter(|timeout| !timeout.is_zero());
+            if state == ClientState::Waiting && over(in_queue, client.request_age(clock)) {
+                client.evict(Eviction::QueryTimeoutInQueue);
+            } else if state == ClientState::Active && over(config.query_timeout(user), client.request_age(clock)) {
                 client.evict(Eviction::QueryTimeout);
             } else if client.is_in_transaction()
                 && over(config.transaction_timeout(user), client.transaction_age(clock))
@@ -535,6 +548,7 @@ fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
         reset_query: settings.server_reset_query.clone(),
         resets_always: mode != PoolMode::Session && settings.server_reset_query_always,
         max_prepared_statements: settings.max_prepared_statements,
+        is_filled: database.user.is_some(),
     }
 }
 

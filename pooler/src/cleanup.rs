@@ -1,4 +1,4 @@
-//! What the janitor clears away: pools that nobody uses, entries made from `*` that nobody uses, and servers that session
+//! What the janitor prepares and clears away: servers that are wanted before the first client, pools that nobody uses, entries made from `*` that nobody uses, and servers that session
 //! clients and replication clients would keep for too long.
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,8 +16,9 @@ use crate::upstream::Upstream;
 type Upstreams = HashMap<(String, String), Arc<Upstream>>;
 
 /// Three times a second.
-pub fn clean_up(app: &App) {
+pub fn clean_up(app: &Arc<App>) {
     let config = app.config();
+    fill_pools(app, &config);
     close_fast(app, &config);
     // An entry's removal takes its pools along.
     for database in unused_autodbs(app, &config) {
@@ -41,6 +42,19 @@ fn close_fast(app: &App, config: &Config) {
         });
         if config.settings.server_fast_close && in_session && client.eviction_at_rest().is_none() {
             client.evict(Eviction::Reconfigured);
+        }
+    }
+}
+
+/// Entries with a forced user and a `min_pool_size` have their servers before the first client comes. A database whose shards
+/// are not known has none.
+fn fill_pools(app: &Arc<App>, config: &Config) {
+    for database in config.databases.values() {
+        if let Some(user) = &database.user
+            && config.min_pool_size(database) > 0
+            && let Err(report) = app.upstream(config, database, user)
+        {
+            tracing::debug!("no pool for user {user} on db {}: {}", database.name, report.message);
         }
     }
 }
@@ -79,7 +93,10 @@ fn forget_pools(app: &App, config: &Config) {
     for key in unused(&upstreams) {
         let Some(upstream) = upstreams.remove(&key) else { continue };
         let (database, user) = &key;
-        tracing::info!("cleaning up idle pool for user {user} on db {database} because: pool idle timeout");
+        let age = upstream.pools().iter().filter_map(|pool| pool.unused_for()).min().unwrap_or_default().as_secs();
+        tracing::info!(
+            "cleaning up idle pool for user {user} on db {database} because: pool idle timeout (age= {age}s)"
+        );
         upstream.pools().iter().for_each(|pool| app.pools.forget(pool));
     }
 }

@@ -31,6 +31,10 @@ pub async fn drain(app: &App) {
         }
         let _ = tokio::time::timeout(TICK, modes.changed()).await;
     }
+    match *modes.borrow() {
+        Some(ShutdownMode::WaitForServers) => tracing::info!("server connections dropped, exiting"),
+        _ => tracing::info!("client connections dropped, exiting"),
+    }
     // Consoles are waited for by WAIT_FOR_CLIENTS only.
     app.registry.clients().iter().for_each(|client| client.evict(Eviction::ShuttingDown));
     // Time for last words.

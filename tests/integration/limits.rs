@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sluice_test_harness::Cluster;
+
 use crate::support::{Client, Login, Sluice, Stand, databases, eventually};
 
 /// Waits until so many clients are in the pool's queue.
@@ -282,4 +284,35 @@ fn a_client_that_waits_is_shown_with_how_long_it_has_waited() {
     });
     holder.ok("COMMIT");
     assert_eq!(waiter.answer().column(), ["1"]);
+}
+
+#[test]
+fn the_minimum_is_opened_for_a_forced_user_before_any_client_comes() {
+    let cluster = Cluster::start();
+    let host = cluster.socket_dir().display().to_string();
+    let entries = format!(
+        "forced = host={host} dbname=postgres user=postgres min_pool_size=2\nfree = host={host} min_pool_size=2"
+    );
+    let _sluice = Sluice::start(&entries, &[]);
+    let servers =
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'psql'";
+    eventually("two servers", || cluster.psql("postgres", servers) == "2");
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(cluster.psql("postgres", servers), "2");
+}
+
+#[test]
+fn the_minimum_evicts_nobody() {
+    let cluster = Cluster::start();
+    cluster.psql("postgres", "CREATE ROLE bob LOGIN");
+    let entry = format!("postgres = host={} max_db_connections=2 min_pool_size=2", cluster.socket_dir().display());
+    let sluice = Sluice::start_with_users(&entry, &[], "\"postgres\" \"\"\n\"bob\" \"\"\n");
+    let mut clients: Vec<Client> = ["postgres", "bob"].map(|user| sluice.log_in(&Login::user(user))).into();
+    for _ in 0..2 {
+        clients.iter_mut().for_each(|client| drop(client.ok("SELECT 1")));
+        thread::sleep(Duration::from_millis(700));
+    }
+    // Bob's first server took the place of one; nobody asked for more.
+    let evicted = sluice.log().matches("closing because: evicted").count();
+    assert!(evicted <= 1, "{evicted} were evicted: {}", sluice.log());
 }

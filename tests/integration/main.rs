@@ -4,10 +4,13 @@
 //! Every test starts what it needs and shares nothing, so they run in any order and at the same time. Each has a deadline:
 //! the client's reads fail after [`support::DEADLINE`].
 
+mod accounting;
 mod auth;
 mod auth_query;
 mod cancel;
+mod commands;
 mod compare;
+mod console;
 mod copy;
 mod dns;
 mod drivers;
@@ -18,6 +21,7 @@ mod ldap;
 mod leaks;
 mod limits;
 mod listen;
+mod log;
 mod messages;
 mod model;
 mod modes;
@@ -29,6 +33,7 @@ mod process;
 mod proxy;
 mod quotas;
 mod regress;
+mod reload;
 mod replan;
 mod replication;
 mod restart;

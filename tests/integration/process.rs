@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, DEADLINE, Login, Sluice, Stand, binary, eventually};
+use crate::support::{Certificates, Client, DEADLINE, Login, Sluice, Stand, binary, eventually};
 
 const CONSOLE: &str = "pgbouncer";
 /// An entry without PostgreSQL behind it: these tests use the console.
@@ -131,6 +131,36 @@ fn sigterm_waits_for_clients_and_a_second_one_does_not() {
     assert!(!Path::new(&stand.sluice.unix_address()).exists());
 }
 
+/// SIGQUIT and SHUTDOWN say nothing; the others tell when they are through. All end with status 0, and take the socket along.
+#[test]
+fn orders_to_end_are_obeyed_at_once_and_without_fuss() {
+    for order in ["QUIT", "TERM", "INT", "SHUTDOWN", "SHUTDOWN WAIT_FOR_SERVERS", "SHUTDOWN WAIT_FOR_CLIENTS"] {
+        let home = Home::new("");
+        let mut process = home.start("exec \"$SLUICE\" --quiet \"$INI\"", Stdio::null());
+        match order.strip_prefix("SHUTDOWN") {
+            None => signal(order, process.0.id()),
+            Some(_) => {
+                let mut admin = Client::log_in(&home.socket(), &console()).expect("a login");
+                admin.send_query(order);
+                if order != "SHUTDOWN" {
+                    assert_eq!(admin.until(b'Z').completed(), ["SHUTDOWN"], "{order}");
+                }
+            }
+        }
+        process.await_end();
+        assert!(!Path::new(&home.socket()).exists(), "{order}");
+        let said = match order {
+            "QUIT" => "got SIGQUIT, fast exit",
+            "TERM" => "got SIGTERM, shutting down, waiting for all clients disconnect",
+            "INT" => "got SIGINT, shutting down, waiting for all servers connections to be released",
+            "SHUTDOWN" => "SHUTDOWN command issued",
+            "SHUTDOWN WAIT_FOR_SERVERS" => "server connections dropped, exiting",
+            _ => "client connections dropped, exiting",
+        };
+        assert!(home.log().contains(said), "{order}: {}", home.log());
+    }
+}
+
 #[test]
 fn sigint_waits_for_running_transactions() {
     let mut stand = Stand::start(&[]);
@@ -176,10 +206,63 @@ fn the_background_has_a_session_of_its_own_and_reports_back() {
     // A second one finds it, and says so on the terminal.
     let second = home.run(&["-d"]);
     assert_eq!(second.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("exists, another instance running?"), "{second:?}");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("is in use, cannot continue"), "{second:?}");
     admin.send_query("SHUTDOWN");
     admin.until_closed();
     eventually("it removes its pid file", || !pid_file.exists());
+}
+
+/// Of several mistakes at once the first one is reported, in PgBouncer's order, which scripts may rely on.
+#[test]
+fn a_start_refuses_in_pgbouncers_order() {
+    let log = "logfile = /no/such/folder/log\n";
+    let tls = "client_tls_sslmode = require\n";
+    let user = "user = no_such_user_at_all\n";
+    let home = Home::new("");
+    fs::write(home.path("empty.pid"), "").expect("a pid file");
+    let pid = format!("pidfile = {}\n", home.path("empty.pid").display());
+    let lock = home.path(".s.PGSQL.6432.lock");
+    fs::write(&lock, "1\n").expect("a lock file");
+    let plain = fs::read_to_string(home.path("sluice.ini")).expect("settings");
+    let refusal = |settings: &str| {
+        fs::write(home.path("sluice.ini"), format!("{plain}{settings}")).expect("settings");
+        let output = home.run(&["--quiet"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let everything = format!("{pid}{log}{user}{tls}");
+    assert!(refusal(&format!("{everything}pool_mode = none\n")).starts_with("FATAL cannot load config file: "));
+    assert!(refusal(&everything).starts_with("FATAL TLS setup failed: "));
+    assert!(refusal(&format!("{pid}{log}{user}")).contains("\"no_such_user_at_all\" does not exist"));
+    assert!(refusal(&format!("{pid}{log}")).contains("cannot open logfile \"/no/such/folder/log\""));
+    let answering = UnixListener::bind(home.socket()).expect("a socket");
+    assert!(refusal(&pid).contains("is in use, cannot continue"));
+    drop(answering);
+    for (content, why) in [("", "empty"), ("nonsense", "no number"), (&*std::process::id().to_string(), "it lives")] {
+        fs::write(home.path("empty.pid"), content).expect("a pid file");
+        assert!(refusal(&pid).contains("exists, another instance running?"), "{why}");
+    }
+    assert!(refusal("").contains("unix port 6432 is in use"));
+    fs::remove_file(&lock).expect("removed");
+    assert!(refusal("unix_socket_dir =\n").contains("nowhere to listen on"));
+}
+
+/// A private key may be its owner's alone: it is read before the process becomes another user.
+#[test]
+fn roots_private_key_is_read_before_root_is_left() {
+    if !is_root() {
+        println!("skipped: only root can become another user");
+        return;
+    }
+    let certificates = Certificates::new();
+    let home = Home::new(&format!(
+        "user = nobody\nclient_tls_sslmode = allow\nclient_tls_cert_file = {}\nclient_tls_key_file = {}",
+        certificates.file("server.crt"),
+        certificates.file("server.key")
+    ));
+    fs::set_permissions(home.0.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("permissions");
+    let _process = home.start("exec \"$SLUICE\" --quiet \"$INI\"", Stdio::null());
+    assert_ne!(fs::metadata(home.socket()).expect("the socket").uid(), 0);
 }
 
 #[test]

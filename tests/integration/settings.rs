@@ -127,3 +127,45 @@ fn the_clients_address_can_stand_in_its_application_name() {
         assert!(name.starts_with(begin), "{name}");
     }
 }
+
+#[test]
+fn a_notice_may_welcome_clients() {
+    let stand = Stand::start(&["login_notify_message = the pooler moves tonight"]);
+    let mut client = Client::open(&stand.sluice.address());
+    client.start(&Login::default());
+    let notice = client.until(b'Z').notices();
+    assert_eq!(notice[0].message, "the pooler moves tonight");
+}
+
+#[test]
+fn more_is_logged_on_request() {
+    let stand = Stand::start(&["auth_type = hba", "verbose = 0"]);
+    let file = stand.sluice.directory().join("hba");
+    fs::write(&file, "host all all all trust\n").expect("rules");
+    let mut console = console(&stand.sluice);
+    console.ok(&format!("SET auth_hba_file = '{}'", file.display()));
+    stand.client();
+    assert!(!stand.sluice.log().contains(" DEBUG "));
+    console.ok("SET verbose = 1");
+    stand.client();
+    eventually("it says more", || stand.sluice.log().contains(" DEBUG C-0x"));
+}
+
+#[test]
+fn a_connect_query_is_run_on_each_new_server() {
+    let stand = Stand::with_entry("connect_query='SET search_path = pg_catalog; SELECT 1'", &[]);
+    assert_eq!(stand.client().value("SHOW search_path"), "pg_catalog");
+    let broken = Stand::with_entry("connect_query='SELECT 1/0'", &[]);
+    assert_eq!(broken.client().value("SELECT 7"), "7");
+    assert!(broken.sluice.log().contains("ERROR: division by zero"), "{}", broken.sluice.log());
+}
+
+#[test]
+fn an_entrys_parameters_reach_its_servers() {
+    let entry = "datestyle=German timezone=Asia/Tokyo application_name=entry";
+    let stand = Stand::with_entry(entry, &[]);
+    let mut client = stand.client();
+    assert_eq!(client.value("SHOW datestyle"), "German, DMY");
+    assert_eq!(client.value("SHOW timezone"), "Asia/Tokyo");
+    assert_eq!(client.value("SHOW application_name"), "entry");
+}

@@ -174,7 +174,43 @@ fn a_server_that_never_answers_a_login_is_given_up() {
     let mut client = Client::open(&sluice.address());
     client.start(&Login::default());
     let error = client.finish_login(&Login::default()).expect_err("no server");
-    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "08P01"));
+    assert_eq!((error.severity.as_str(), error.code.as_str()), ("FATAL", "08006"));
     assert!(error.message.starts_with("client_login_timeout"), "{error}");
     assert!(sluice.log().contains("connect timeout"), "{}", sluice.log());
+}
+
+#[test]
+fn query_timeout_counts_in_the_queue() {
+    let stand = Stand::start(&["default_pool_size = 1", "query_timeout = 1"]);
+    let mut holder = stand.client();
+    holder.ok("BEGIN");
+    holder.ok("SELECT 1");
+    let mut waiter = stand.client();
+    waiter.send_query("SELECT 1");
+    assert_eq!(last_words(&mut waiter), fatal("57014", "query_timeout"));
+    holder.ok("COMMIT");
+    stand.assert_healthy();
+}
+
+/// A pool that was filled at one moment isn't emptied at another.
+#[test]
+fn servers_of_one_age_retire_one_by_one() {
+    let stand = Stand::start(&["default_pool_size = 4", "server_lifetime = 8", "max_client_conn = 10"]);
+    let mut clients: Vec<Client> = (0..4).map(|_| stand.client()).collect();
+    clients.iter_mut().for_each(|client| drop(client.ok("BEGIN; SELECT 1")));
+    clients.iter_mut().for_each(|client| drop(client.ok("COMMIT")));
+    stand.await_servers("true", 4);
+    let times = || -> Vec<String> {
+        let log = stand.sluice.log();
+        let old = log.lines().filter(|line| line.contains("closing because: server lifetime over"));
+        old.filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect()
+    };
+    eventually("two have gone", || times().len() >= 2);
+    let millis = |time: &str| -> u64 {
+        let parts: Vec<f64> = time.split(':').map(|part| part.parse().expect("a number")).collect();
+        ((parts[0] * 60.0 + parts[1]) * 60_000.0 + parts[2] * 1000.0) as u64
+    };
+    let times = times();
+    let apart = (millis(&times[1]) + 86_400_000 - millis(&times[0])) % 86_400_000;
+    assert!(apart >= 1_990, "they went {apart} ms apart: {times:?}");
 }

@@ -127,3 +127,24 @@ fn without_server_fast_close_a_session_keeps_its_server() {
     std::thread::sleep(Duration::from_millis(1000));
     assert_eq!(client.backend(), backend);
 }
+
+#[test]
+fn a_server_that_was_idle_for_long_is_asked_first() {
+    let stand = Stand::start(&["server_check_delay = 0.3", "server_check_query = SELECT 'are you there?'"]);
+    let mut client = stand.client();
+    let server = client.backend();
+    let used = |stand: &Stand| {
+        let rows = console(stand).ok("SHOW POOLS").rows();
+        rows.iter().any(|row| row[0].as_deref() == Some("postgres") && row[10].as_deref() == Some("1"))
+    };
+    eventually("it is used", || used(&stand));
+    assert_eq!(stand.servers("query LIKE '%are you there%'"), 0);
+    let began = Instant::now();
+    assert_eq!(client.value("SELECT pg_backend_pid()"), server);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    // One that does not answer as it should is not handed out.
+    console(&stand).ok("SET server_check_query = 'SELECT 1/0'");
+    eventually("it is used again", || used(&stand));
+    assert_ne!(client.backend(), server);
+    assert!(stand.sluice.log().contains("closing because: test query failed"), "{}", stand.sluice.log());
+}

@@ -93,8 +93,12 @@ impl Connection {
         loop {
             match self.step().await {
                 Ok(()) => {}
-                Err(End::Fatal(report)) => return self.say_goodbye(&report).await,
-                Err(End::Gone | End::Immediate) => return,
+                Err(End::Fatal(report)) => {
+                    self.log_end(&report.message);
+                    return self.say_goodbye(&report).await;
+                }
+                Err(End::Gone) => return self.log_end("client close request"),
+                Err(End::Immediate) => return,
             }
         }
     }
@@ -211,8 +215,9 @@ impl Connection {
     }
 
     fn put_error(&mut self, report: &Report) {
+        tracing::error!("{}", report.message);
         if self.app.config().settings.log_pooler_errors {
-            tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
+            tracing::warn!("{} pooler error: {}", self.client.log_prefix(), report.message);
         }
         report.encode(&mut self.output);
     }
@@ -317,17 +322,20 @@ impl Connection {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.io.write_all(&self.output)).await;
     }
 
-    fn log_command(&self, command: &Command) {
-        match command {
-            Command::Control(control) if self.grant.is_some() => {
-                tracing::info!("{} {} command issued", self.log_prefix(), control.summary());
-            }
-            _ => {}
+    fn log_end(&self, reason: &str) {
+        if self.app.config().settings.log_disconnections {
+            let age = self.client.connected_at().elapsed().unwrap_or_default().as_secs();
+            tracing::info!("{} closing because: {reason} (age={age}s)", self.client.log_prefix());
         }
     }
 
-    fn log_prefix(&self) -> String {
-        format!("C-{:#x}: {}/{}@{}", self.client.id, self.client.database(), self.client.user(), self.client.peer())
+    fn log_command(&self, command: &Command) {
+        match command {
+            Command::Control(control) if self.grant.is_some() => {
+                tracing::info!("{} {} command issued", self.client.log_prefix(), control.summary());
+            }
+            _ => {}
+        }
     }
 }
 

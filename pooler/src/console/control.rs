@@ -99,6 +99,7 @@ async fn set(app: &Arc<App>, key: &str, value: &str) -> Result<Answer, Report> {
             let notice = Notice { message, detail: reason.to_string() };
             Ok(Answer::Done { tag: format!("SET {key}={value}"), notice: Some(notice) })
         }
+        Err(AppError::Config(reason)) => Err(error("SET failed").detail(reason.to_string())),
         Err(reason) => Err(error("SET failed").detail(reason.to_string())),
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Group;
@@ -11,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ListenError;
 use crate::config::{Config, Settings};
-use crate::net::{Bound, Listening};
+use crate::net::{Bound, Listening, unix_address};
 
 /// Sockets that this process did not bind.
 #[derive(Debug, Default)]
@@ -136,20 +137,29 @@ fn is_abstract(path: &Path) -> bool {
 
 fn bind_unix(settings: &Settings, path: &Path, inherited: &mut Vec<Listening>) -> Result<Listening, ListenError> {
     let bound = Bound::Unix(path.to_owned());
-    let shown = bound.to_string();
-    let shown = shown.trim_start_matches("unix:");
     let socket = match take(inherited, &bound) {
         Some(socket) => socket,
-        None => bind_new_unix(settings, path, shown)?,
+        None => bind_new_unix(settings, path, &shown(&bound))?,
     };
     tracing::info!("listening on {bound}");
     Ok(socket)
 }
 
-fn bind_new_unix(settings: &Settings, path: &Path, shown: &str) -> Result<Listening, ListenError> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ListenError::UnixInUse { path: shown.to_owned() });
+fn shown(bound: &Bound) -> String {
+    bound.to_string().trim_start_matches("unix:").to_owned()
+}
+
+/// Whether another process answers on the unix socket; one that is left over from a process that is gone doesn't count.
+pub fn check_unix_socket(settings: &Settings) -> Result<(), ListenError> {
+    let Some(path) = unix_path(settings) else { return Ok(()) };
+    if unix_address(&path).and_then(|address| UnixStream::connect_addr(&address)).is_ok() {
+        return Err(ListenError::UnixInUse { path: shown(&Bound::Unix(path)) });
     }
+    Ok(())
+}
+
+fn bind_new_unix(settings: &Settings, path: &Path, shown: &str) -> Result<Listening, ListenError> {
+    check_unix_socket(settings)?;
     let failed = |source| ListenError::Unix { path: shown.to_owned(), source };
     if !is_abstract(path) {
         if Path::new(&format!("{shown}.lock")).exists() {

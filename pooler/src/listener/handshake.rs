@@ -3,7 +3,9 @@
 //! Runs once per connection, in a future of its own that is gone when the session begins: nothing of it weighs on an idle
 //! client.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use sluice_wire::message::{self, Report};
@@ -24,6 +26,11 @@ use crate::session::encoding;
 use crate::session::run::Parts;
 use crate::upstream::Upstream;
 use crate::vars::Var;
+
+/// A timeout that isn't set.
+const FOREVER: Duration = Duration::from_secs(86_400);
+/// The first byte of a password message, which no start-up packet has: it would be too long.
+const PASSWORD: u8 = b'p';
 
 /// What a connection turned out to be.
 pub enum Accepted {
@@ -66,6 +73,8 @@ pub(super) struct Handshake {
     began: Instant,
     /// When it last said something that a refusal may be the answer to.
     pub(super) last_word: Instant,
+    /// It is who it says, and waits for the parameters of its pool's first server.
+    awaits_server: bool,
 }
 
 /// Why a login ended. `None`: the client left without a word.
@@ -75,18 +84,27 @@ pub(super) type Refusal = Option<Report>;
 pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -> Accepted {
     let config = app.config();
     let timeout = match config.settings.client_login_timeout {
-        Duration::ZERO => Duration::from_secs(86_400),
+        Duration::ZERO => FOREVER,
         timeout => timeout,
     };
     let tls = app.tls().client;
     let (id, now) = (app.registry.next_id(), Instant::now());
-    let mut handshake =
-        Handshake { app, config, tls, io, peer, input: Vec::new(), id, names: None, began: now, last_word: now };
+    let mut handshake = Handshake {
+        app,
+        config,
+        tls,
+        io,
+        peer,
+        input: Vec::new(),
+        id,
+        names: None,
+        began: now,
+        last_word: now,
+        awaits_server: false,
+    };
     let result = match tokio::time::timeout(timeout, handshake.run(socket)).await {
         Ok(result) => result,
-        Err(_) => Err(Some(
-            Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"),
-        )),
+        Err(_) => Err(handshake.too_late()),
     };
     match result {
         Ok(LoggedIn::Cancel(key)) => {
@@ -94,8 +112,11 @@ pub async fn handshake(app: Arc<App>, io: Io, peer: Peer, socket: SocketGuard) -
             handshake.log_closing(outcome);
             Accepted::Done
         }
-        Err(None) => Accepted::Done,
         Ok(LoggedIn::Client(login)) => login.accept(handshake),
+        Err(None) => {
+            handshake.log_closing("client unexpected eof");
+            Accepted::Done
+        }
         Err(Some(report)) => {
             handshake.log_refusal(&report);
             let mut out = Vec::new();
@@ -168,6 +189,15 @@ impl Handshake {
         }
     }
 
+    /// `client_login_timeout`: who is to blame.
+    fn too_late(&self) -> Refusal {
+        if self.awaits_server {
+            let report = Report::fatal("08006", "client_login_timeout (server down)");
+            return Some(report.hint("no server could be opened in time; the pooler's log says why"));
+        }
+        Some(Report::fatal("08P01", "client_login_timeout").hint("log in faster, or raise client_login_timeout"))
+    }
+
     /// The client's connection is encrypted.
     pub(super) fn is_tls(&self) -> bool {
         self.io.tls().is_some()
@@ -201,6 +231,9 @@ impl Handshake {
             self.read().await?;
         }
         self.refuse_proxy_header()?;
+        if self.input[0] == PASSWORD {
+            return Err(refuse("08P01", "client password pkt before startup packet"));
+        }
         let length = startup::packet_length([self.input[0], self.input[1], self.input[2], self.input[3]])
             .map_err(|error| Some(Report::fatal(error.sqlstate(), error.to_string())))?;
         while self.input.len() < length {
@@ -256,7 +289,10 @@ impl Handshake {
         if console {
             return self.log_in_to_console(new).await;
         }
-        let database = database.ok_or_else(|| refuse("3D000", format!("no such database: {}", message.database)))?;
+        let Some(database) = database else {
+            self.log_failed_login(&message);
+            return Err(refuse("3D000", format!("no such database: {}", message.database)));
+        };
         self.check_open(&database)?;
         // Again: others may have come in the meantime.
         self.check_limits(&database, &new.names.user)?;
@@ -312,10 +348,11 @@ impl Handshake {
         }
         let app = self.app.clone();
         let client = app.registry.add_client(self.id, new);
+        let wait = self.config.query_wait_timeout(database, &user);
         upstream.count_client(true);
-        let welcome = welcome(&upstream).await;
+        let welcome = self.await_server(&upstream, &client, wait).await;
         upstream.count_client(false);
-        self.welcome(&client, &*welcome.map_err(Some)?, parameters).await?;
+        self.welcome(&client, &*welcome?, parameters).await?;
         upstream.count_login();
         let limits = Limits {
             query_wait_timeout: self.config.query_wait_timeout(database, &user),
@@ -324,8 +361,32 @@ impl Handshake {
             max_prepared_statements: self.config.settings.max_prepared_statements,
             refuses_simple: self.config.settings.disable_pqexec,
             log_errors: self.config.settings.log_pooler_errors,
+            log_disconnections: self.config.settings.log_disconnections,
         };
         Ok(Login { client, to: Destination::Database { upstream, limits, vars } })
+    }
+
+    /// The parameters to welcome the client with, for which a first login may have to wait as queries do.
+    async fn await_server(
+        &mut self,
+        upstream: &Upstream,
+        client: &ClientHandle,
+        timeout: Option<Duration>,
+    ) -> Result<Arc<Welcome>, Refusal> {
+        self.awaits_server = true;
+        let told_to_go = poll_fn(|cx| client.poll_eviction(cx.waker()).map_or(Poll::Pending, Poll::Ready));
+        let result = tokio::select! {
+            biased;
+            welcome = welcome(upstream) => welcome.map_err(Some),
+            eviction = told_to_go => {
+                let (text, sqlstate) = eviction.report();
+                Err(refuse(sqlstate, text))
+            }
+            () = poll_fn(|cx| self.io.poll_gone(cx)) => Err(None),
+            () = tokio::time::sleep(timeout.unwrap_or(FOREVER)) => Err(refuse("57014", "query_wait_timeout")),
+        };
+        self.awaits_server = false;
+        result
     }
 
     async fn log_in_to_console(&mut self, new: NewClient) -> Result<Login, Refusal> {

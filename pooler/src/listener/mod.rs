@@ -15,7 +15,7 @@ mod proxy;
 mod replication;
 mod tls;
 
-pub use self::bind::{Inherited, unix_path};
+pub use self::bind::{Inherited, check_unix_socket, unix_path};
 use self::handshake::{Accepted, handshake};
 use crate::app::{App, tcp_options};
 use crate::config::Config;

@@ -4,6 +4,7 @@ use sluice_wire::message::Report;
 use sluice_wire::startup::{self, Replication, StartupMessage};
 
 use super::handshake::{Handshake, Refusal, refuse};
+use crate::net::Peer;
 use crate::vars::{Var, set_statement};
 
 /// Parameters by name (in lower case) in the order in which they take effect.
@@ -26,6 +27,7 @@ impl Handshake {
                 _ if self.is_tracked(name) => set(&mut parameters, name, value),
                 _ if self.is_ignored(name) => {}
                 _ => {
+                    tracing::warn!("{} unsupported startup parameter: {name}={value}", self.log_prefix());
                     return Err(Some(
                         Report::fatal("08P01", format!("unsupported startup parameter: {name}"))
                             .hint("add it to ignore_startup_parameters to have it dropped"),
@@ -35,7 +37,7 @@ impl Handshake {
         }
         if self.config.settings.application_name_add_host {
             let name = message.param("application_name").unwrap_or("app");
-            set(&mut parameters, "application_name", &format!("{name} - {}", self.peer));
+            set(&mut parameters, "application_name", &format!("{name} - {}", self.address_and_host()));
         }
         Ok(parameters)
     }
@@ -47,7 +49,9 @@ impl Handshake {
             if self.is_tracked(&name) {
                 set(parameters, &name, &value);
             } else if !self.is_ignored(&name) && !self.is_ignored("options") {
-                return Err(refuse("08P01", format!("unsupported startup parameter in options: {name}")));
+                let text = "unsupported startup parameter in options:";
+                tracing::warn!("{} {text} {name}={value}", self.log_prefix());
+                return Err(refuse("08P01", format!("{text} {name}")));
             }
         }
         Ok(())
@@ -55,6 +59,17 @@ impl Handshake {
 
     fn is_ignored(&self, name: &str) -> bool {
         self.config.settings.ignore_startup_parameters.has(name)
+    }
+
+    /// The client's address, as `application_name_add_host` has it: of a process on this machine, with the machine's name.
+    fn address_and_host(&self) -> String {
+        match self.peer {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix { pid, port, .. } => {
+                let system = rustix::system::uname();
+                format!("unix({pid}@{}):{port}", system.nodename().to_string_lossy())
+            }
+        }
     }
 
     fn is_tracked(&self, name: &str) -> bool {

@@ -5,6 +5,8 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +39,14 @@ impl Address {
             None => Self::Tcp { host: host.to_owned(), port },
         }
     }
+
+    /// A unix socket's is in its name.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Tcp { port, .. } => *port,
+            Self::Unix(path) => path.extension().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0),
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -49,23 +59,34 @@ impl fmt::Display for Address {
     }
 }
 
+/// The number at the end of a unix socket's name (`.s.PGSQL.6432`), which one of the two ends is bound to; 0 without one.
+fn port_in_name(stream: &UnixStream) -> u16 {
+    let port = |address: io::Result<std::os::unix::net::SocketAddr>| {
+        let address = address.ok()?;
+        let name = address.as_pathname().map(|path| path.as_os_str().as_bytes()).or(address.as_abstract_name())?;
+        str::from_utf8(name).ok()?.rsplit('.').next()?.parse().ok()
+    };
+    port(stream.local_addr()).or_else(|| port(stream.peer_addr())).unwrap_or(0)
+}
+
 /// The other end of an accepted or opened socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
-    /// Process and user of the other end, as the kernel says.
+    /// Process and user of the other end, as the kernel says, and the port in the socket's name.
     Unix {
         pid: i32,
         uid: u32,
+        port: u16,
     },
 }
 
-/// `ADDRESS:PORT`, or `unix(PID)`.
+/// `ADDRESS:PORT`, or `unix(PID):PORT`, as PgBouncer's log has it.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix { pid, .. } => write!(f, "unix({pid})"),
+            Self::Unix { pid, port, .. } => write!(f, "unix({pid}):{port}"),
         }
     }
 }
@@ -175,11 +196,13 @@ impl Io {
         Ok((Self::register(Socket::Tcp(stream))?, peer))
     }
 
-    /// Takes over an accepted unix socket.
+    /// Takes over a unix socket, accepted or connected.
     pub fn unix(stream: tokio::net::UnixStream) -> io::Result<(Self, Peer)> {
         let credentials = stream.peer_cred()?;
-        let peer = Peer::Unix { pid: credentials.pid().unwrap_or(0), uid: credentials.uid() };
-        Ok((Self::register(Socket::Unix(stream.into_std()?))?, peer))
+        let stream = stream.into_std()?;
+        let peer =
+            Peer::Unix { pid: credentials.pid().unwrap_or(0), uid: credentials.uid(), port: port_in_name(&stream) };
+        Ok((Self::register(Socket::Unix(stream))?, peer))
     }
 
     /// Opens a connection. The caller sets the deadline.
@@ -475,6 +498,32 @@ mod tests {
     fn pair() -> (Io, Io) {
         let (left, right) = UnixStream::pair().expect("a pair of sockets");
         (Io::unix(left).expect("registered").0, Io::unix(right).expect("registered").0)
+    }
+
+    #[tokio::test]
+    async fn tcp_options_reach_the_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream =
+            tokio::net::TcpStream::connect(listener.local_addr().expect("its address")).await.expect("connected");
+        let options = TcpOptions {
+            keepalive: true,
+            keepcnt: 3,
+            keepidle: 44,
+            keepintvl: 5,
+            socket_buffer: 50_000,
+            user_timeout_ms: 6000,
+        };
+        let (io, _) = Io::tcp(stream, &options).expect("an io");
+        let Socket::Tcp(stream) = io.socket.get_ref() else { panic!("TCP") };
+        let socket = SockRef::from(stream);
+        assert!(socket.keepalive().expect("keepalive"));
+        assert_eq!(socket.tcp_keepalive_retries().expect("count"), 3);
+        assert_eq!(socket.tcp_keepalive_time().expect("time"), Duration::from_secs(44));
+        assert_eq!(socket.tcp_keepalive_interval().expect("interval"), Duration::from_secs(5));
+        assert_eq!(socket.tcp_user_timeout().expect("timeout"), Some(Duration::from_secs(6)));
+        // The kernel doubles it for its own bookkeeping.
+        assert_eq!(socket.recv_buffer_size().expect("size"), 100_000);
+        assert_eq!(socket.send_buffer_size().expect("size"), 100_000);
     }
 
     #[tokio::test]

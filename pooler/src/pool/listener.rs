@@ -144,7 +144,9 @@ impl Pool {
             return Ok(requests);
         }
         let none = VarsTable::default().intern(Vec::new());
-        let (server, _) = Server::open(&self.target(), none, &self.key, self.registry()).await?;
+        let target = self.target();
+        let turn = (self.registry().next_id(), target.hosts.pick());
+        let (server, _) = Server::open(&target, turn, none, &self.key, self.registry()).await?;
         // Somebody else may have been faster.
         if let Some(requests) = self.listening.running() {
             return Ok(requests);

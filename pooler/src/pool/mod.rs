@@ -10,7 +10,8 @@
 //! - [`peers`]: cancel requests on their way to other processes;
 //! - [`pool`]: one pool (entry, user, shard): checkout, checkin, opening of servers;
 //! - [`replication`]: servers of replication clients, which nobody else gets;
-//! - [`pools`]: all pools: limits across them, eviction, PAUSE, upkeep.
+//! - [`pools`]: all pools: limits across them, eviction, PAUSE;
+//! - [`upkeep`]: what becomes of idle servers.
 //!
 //! A server is handed on in one way only: [`Lease::checkin`], which takes it if it is clean. A lease that is dropped instead
 //! closes its server.
@@ -28,6 +29,7 @@ mod server;
 mod slots;
 mod sql_statements;
 mod tls;
+mod upkeep;
 
 pub use command::Done;
 pub use hosts::Hosts;

@@ -17,6 +17,7 @@ use super::pools::Pools;
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
 use super::slots::{Sizes, Slots, Waiter};
 use crate::config::PoolMode;
+use crate::net::Address;
 use crate::registry::Registry;
 use crate::stats::Counters;
 use crate::vars::VarsTable;
@@ -53,6 +54,19 @@ pub struct PoolParams {
     /// `server_reset_query_always`: it runs after each transaction, too.
     pub resets_always: bool,
     pub max_prepared_statements: u32,
+    /// It keeps its minimum of servers even without clients: all of them would use the same ones.
+    pub is_filled: bool,
+}
+
+impl PoolParams {
+    /// Whether a server that was opened at `opened_at` goes for its age, if the last one that did went at `last_retired_at`.
+    /// They go one by one, so that a pool that was filled at one moment isn't emptied at another. Milliseconds of one clock.
+    #[inline]
+    pub(super) fn retires(&self, opened_at: u64, last_retired_at: u64, now: u64) -> bool {
+        let lifetime = self.lifetime.as_millis() as u64;
+        now.saturating_sub(opened_at) >= lifetime
+            && now.saturating_sub(last_retired_at) >= lifetime.checked_div(self.sizes.size.into()).unwrap_or(0)
+    }
 }
 
 /// Why there is no server for a client.
@@ -81,6 +95,8 @@ pub(super) struct State {
     pub welcome: Option<Arc<Welcome>>,
     pub counters: Counters,
     pub removed: bool,
+    /// When a server was last closed for its age, by the registry's clock.
+    pub last_retired_at: u64,
 }
 
 pub struct Pool {
@@ -120,6 +136,7 @@ impl Pool {
             welcome: None,
             counters: Counters::default(),
             removed: false,
+            last_retired_at: 0,
         };
         let (clients, unused_since) = (AtomicUsize::new(0), AtomicU64::new(0));
         Self {
@@ -296,7 +313,7 @@ impl Pool {
             let waiter = {
                 let mut state = self.lock();
                 state.counters += std::mem::take(&mut server.counters);
-                if let Some(reason) = self.worn_out(&server, &state) {
+                if let Some(reason) = self.worn_out(&server, &mut state) {
                     drop(state);
                     return self.close(server, reason);
                 }
@@ -319,7 +336,7 @@ impl Pool {
         }
     }
 
-    fn worn_out(&self, server: &Server, state: &State) -> Option<&'static str> {
+    fn worn_out(&self, server: &Server, state: &mut State) -> Option<&'static str> {
         if state.removed {
             return Some("database removed");
         }
@@ -328,17 +345,17 @@ impl Pool {
         }
         // With a lifetime of zero a server is used once, but that once.
         let unused = server.last_client == 0 && state.params.lifetime.is_zero();
-        if !unused && self.registry.clock.since(server.opened_at) >= state.params.lifetime {
+        if !unused && state.params.retires(server.opened_at, state.last_retired_at, self.now()) {
+            state.last_retired_at = self.now();
             return Some("server lifetime over");
         }
         if state.slots.paused && !state.slots.has_urgent() {
             return Some("pause mode");
         }
-        let size = state.params.sizes.size.saturating_add(state.params.sizes.reserve);
-        (state.params.sizes.size > 0 && state.slots.total() > size as usize).then_some("too many servers in the pool")
+        (state.slots.total() > state.params.sizes.most()).then_some("too many servers in the pool")
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.registry.clock.millis()
     }
 
@@ -379,10 +396,17 @@ fn queue(state: &mut State, urgent: bool) -> Ticket {
     ticket
 }
 
+/// `S-0x…: DB/USER@ADDRESS:PORT`, as log lines about a server begin; a unix socket is `unix:PORT`.
+pub(super) fn log_prefix(id: u64, database: &str, user: &str, address: &Address) -> String {
+    match address {
+        Address::Tcp { .. } => format!("S-{id:#x}: {database}/{user}@{address}"),
+        Address::Unix(_) => format!("S-{id:#x}: {database}/{user}@unix:{}", address.port()),
+    }
+}
+
 impl Server {
-    /// `S-0x…: DB/USER@ADDRESS`, as log lines about a server begin.
     pub fn log_prefix(&self) -> String {
-        format!("S-{:#x}: {}/{}@{}", self.entry.id, self.entry.database, self.entry.user, self.entry.address)
+        log_prefix(self.entry.id, &self.entry.database, &self.entry.user, &self.entry.address)
     }
 }
 
@@ -414,6 +438,12 @@ impl Lease {
             return self.reset();
         }
         self.put_back();
+    }
+
+    /// Adds what was counted to the pool's statistics, although the server stays here: in session pooling it may for days.
+    pub fn publish_counters(&mut self) {
+        let counters = std::mem::take(&mut self.counters);
+        self.pool.lock().counters += counters;
     }
 
     /// Runs `server_reset_query` in the background, then returns the server.

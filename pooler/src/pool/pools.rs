@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sluice_wire::startup::cancel_request;
 
-use super::pool::{CheckoutError, Pool, PoolKey, PoolParams};
+use super::pool::{CheckoutError, Pool, PoolKey, PoolParams, State, log_prefix};
 use super::server::{ConnectError, Server, ServerTarget};
 use super::tls::negotiate;
 use crate::dns::Dns;
@@ -71,15 +71,6 @@ impl Pools {
     pub fn set_logging(&self, connections: bool, disconnections: bool) {
         self.log_connections.store(connections, Ordering::Relaxed);
         self.log_disconnections.store(disconnections, Ordering::Relaxed);
-    }
-
-    pub(super) fn log_opened(&self, server: &Server) {
-        if self.log_connections.load(Ordering::Relaxed) {
-            tracing::info!("{} new connection to server", server.log_prefix());
-            if let Some(tls) = server.entry.tls {
-                tracing::info!("{} SSL established: {tls}", server.log_prefix());
-            }
-        }
     }
 
     pub(super) fn log_disconnections(&self) -> bool {
@@ -278,42 +269,52 @@ impl Pools {
     /// whether PostgreSQL is back.
     pub(super) fn open_if_due(self: &Arc<Self>, pool: &Arc<Pool>, probe: bool) {
         let _opening = lock(&self.opening);
-        let (params, target, generation) = {
-            let state = pool.lock();
+        let (params, target, generation, evicts) = {
+            let mut state = pool.lock();
             let now = Instant::now();
             let resting =
                 state.failure.as_ref().is_some_and(|(at, _)| now.duration_since(*at) < state.params.login_retry);
-            let has_clients = pool.clients.load(Ordering::Relaxed) > 0;
-            let wants = state.slots.wants_connection(&state.params.sizes, has_clients, now)
-                || (probe && state.slots.is_void(&state.params.sizes));
-            if state.removed || resting || !wants {
+            let has_clients = state.params.is_filled || pool.clients.load(Ordering::Relaxed) > 0;
+            let wants = |state: &State| {
+                state.slots.wants_connection(&state.params.sizes, has_clients, now)
+                    || (probe && state.slots.is_void(&state.params.sizes))
+            };
+            if state.removed || resting || !wants(&state) {
                 return;
             }
-            (state.params.clone(), state.target.clone(), state.generation)
+            // Those who waited may have left.
+            state.slots.prune_waiters();
+            if !wants(&state) {
+                return;
+            }
+            // Nobody has to go for a server that nobody waits for (min_pool_size).
+            (state.params.clone(), state.target.clone(), state.generation, probe || state.slots.waiting() > 0)
         };
-        if !self.make_room(pool, &params) {
+        if !self.make_room(pool, &params, evicts) {
             return;
         }
         pool.lock().slots.connecting += 1;
         tokio::spawn(open(self.clone(), pool.clone(), target, generation));
     }
 
-    /// Below `max_db_connections` and `max_user_connections`, if need be by closing the longest-idle server of another pool.
-    pub(super) fn make_room(&self, pool: &Arc<Pool>, params: &PoolParams) -> bool {
+    /// Below `max_db_connections` and `max_user_connections`; with `evicts`, if need be by closing the longest-idle server of
+    /// another pool.
+    pub(super) fn make_room(&self, pool: &Arc<Pool>, params: &PoolParams, evicts: bool) -> bool {
         let same_database = |other: &Pool| other.key.database == pool.key.database;
         let same_user = |other: &Pool| other.key.user == pool.key.user;
-        self.below(params.max_db_connections, &same_database) && self.below(params.max_user_connections, &same_user)
+        self.below(params.max_db_connections, evicts, &same_database)
+            && self.below(params.max_user_connections, evicts, &same_user)
     }
 
-    fn below(&self, limit: u32, counts: &dyn Fn(&Pool) -> bool) -> bool {
+    fn below(&self, limit: u32, evicts: bool, counts: &dyn Fn(&Pool) -> bool) -> bool {
         if limit == 0 {
             return true;
         }
         let mut pools = self.all();
         pools.retain(|pool| counts(pool));
         let total: usize = pools.iter().map(|pool| pool.lock().slots.total()).sum();
-        if total < limit as usize {
-            return true;
+        if total < limit as usize || !evicts {
+            return total < limit as usize;
         }
         let idle_since = |pool: &Arc<Pool>| pool.lock().slots.idle().map(|server| server.idle_since).min();
         let Some((since, pool)) =
@@ -368,7 +369,7 @@ impl Pools {
     pub fn tend(self: &Arc<Self>) {
         self.registry.clock.tick();
         for pool in self.all() {
-            pool.tend(&self.registry);
+            pool.tend();
             pool.look_for_use();
         }
     }
@@ -389,7 +390,8 @@ impl Pool {
 /// Opens one server and hands it to the pool; its count has been reserved.
 async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, generation: u32) {
     let no_vars = pools.vars.intern(Vec::new());
-    let result = Server::open(&target, no_vars, &pool.key, &pools.registry).await;
+    let (id, address, began) = (pools.registry.next_id(), target.hosts.pick(), Instant::now());
+    let result = Server::open(&target, (id, address), no_vars, &pool.key, &pools.registry).await;
     match result {
         Ok((mut server, welcome)) => {
             server.generation = generation;
@@ -407,17 +409,45 @@ async fn open(pools: Arc<Pools>, pool: Arc<Pool>, target: Arc<ServerTarget>, gen
             pool.give(Box::new(server));
             pool.open_if_due(false);
         }
-        Err(error) => pool.opening_failed(error),
+        Err(error) => {
+            let server = log_prefix(id, &pool.key.database, &pool.key.user, address);
+            pools.log_failure(&server, &error, began.elapsed());
+            pool.opening_failed(error);
+        }
+    }
+}
+
+impl Pools {
+    pub(super) fn log_opened(&self, server: &Server) {
+        if !self.log_connections.load(Ordering::Relaxed) {
+            return;
+        }
+        let from = server.entry.local.map_or(String::new(), |address| format!(" (from {address})"));
+        tracing::info!("{} new connection to server{from}", server.log_prefix());
+        if let Some(tls) = server.entry.tls {
+            tracing::info!("{} SSL established: {tls}", server.log_prefix());
+        }
+    }
+
+    /// Nobody has got this server.
+    fn log_failure(&self, server: &str, error: &ConnectError, age: Duration) {
+        match error {
+            ConnectError::Refused { severity, message, .. } => {
+                tracing::warn!("server login failed: {severity} {message}");
+            }
+            ConnectError::Login(text) => tracing::warn!("server login failed: {text}"),
+            ConnectError::Unreachable { .. } => tracing::warn!("{server} {error}"),
+            // The look-up has a line of its own.
+            ConnectError::Lookup { .. } | ConnectError::Timeout => {}
+        }
+        if self.log_disconnections() {
+            tracing::info!("{server} closing because: {} (age={}s)", error.reason(), age.as_secs());
+        }
     }
 }
 
 impl Pool {
     fn opening_failed(self: &Arc<Self>, error: ConnectError) {
-        tracing::warn!("server login failed: {} ({}/{})", error, self.key.database, self.key.user);
-        if let Some(pools) = self.pools.upgrade().filter(|pools| pools.log_disconnections()) {
-            let (id, reason) = (pools.registry.next_id(), error.reason());
-            tracing::info!("S-{id:#x}: {}/{} closing because: {reason} (age=0s)", self.key.database, self.key.user);
-        }
         let waiters = {
             let mut state = self.lock();
             state.slots.connecting -= 1;
@@ -458,40 +488,6 @@ impl Pool {
                 _ => pool.close(server, "test query failed"),
             }
         });
-    }
-
-    /// Closes what is too old, too long idle or dead; opens what is missing.
-    fn tend(self: &Arc<Self>, registry: &Registry) {
-        let clock = &registry.clock;
-        let closed = {
-            let mut state = self.lock();
-            state.slots.prune_waiters();
-            let params = state.params.clone();
-            let mut spare = state.slots.total().saturating_sub(params.sizes.min as usize);
-            state.slots.take_idle_where(|server| {
-                let dead = server.io.is_readable();
-                let old = !params.lifetime.is_zero() && clock.since(server.opened_at) >= params.lifetime;
-                let idle = !params.idle_timeout.is_zero()
-                    && clock.since(server.idle_since) >= params.idle_timeout
-                    && spare > 0;
-                if idle {
-                    spare -= 1;
-                }
-                if params.check_query.is_some() && clock.since(server.idle_since) >= params.check_delay {
-                    server.entry.used.store(true, Ordering::Relaxed);
-                }
-                dead || old || idle || server.entry.close_needed.load(Ordering::Relaxed)
-            })
-        };
-        for server in closed {
-            let reason = match server.io.is_readable() {
-                true => "server conn crashed?",
-                false if server.entry.close_needed.load(Ordering::Relaxed) => "database configuration changed",
-                false => "server idle timeout or lifetime over",
-            };
-            self.dispose(server, reason);
-        }
-        self.open_if_due(false);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sluice_wire::startup::Replication;
 
-use super::pool::{CheckoutError, Lease, Pool, PoolKey};
+use super::pool::{CheckoutError, Lease, Pool, log_prefix};
 use super::pools::{Pools, lock};
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
 
@@ -45,10 +45,11 @@ impl Pool {
             (state.target.clone(), state.generation)
         };
         let target = replication_target(&target, replication, startup);
-        let began = Instant::now();
-        let opened = Server::open(&target, pools.vars.intern(Vec::new()), &self.key, &pools.registry).await;
+        let (id, address, began) = (pools.registry.next_id(), target.hosts.pick(), Instant::now());
+        let no_vars = pools.vars.intern(Vec::new());
+        let opened = Server::open(&target, (id, address), no_vars, &self.key, &pools.registry).await;
         let (mut server, welcome) = opened.map_err(|error| {
-            self.log_failure(&pools, &error, began.elapsed());
+            log_failure(&pools, &log_prefix(id, &self.key.database, &self.key.user, address), &error, began.elapsed());
             CheckoutError::Refused(error)
         })?;
         server.generation = generation;
@@ -58,15 +59,6 @@ impl Pool {
             server.entry.close_needed.store(true, Ordering::Relaxed);
         }
         Ok((ReplicationServer { server: Some(Box::new(server)), room }, welcome))
-    }
-
-    /// Such a failure is between this client and its server: others don't wait any longer for it.
-    fn log_failure(&self, pools: &Pools, error: &ConnectError, age: Duration) {
-        tracing::error!("S: login failed: FATAL: {error}");
-        if pools.log_disconnections() {
-            let (id, PoolKey { database, user, .. }) = (pools.registry.next_id(), &self.key);
-            tracing::info!("S-{id:#x}: {database}/{user} closing because: login failed (age={}s)", age.as_secs());
-        }
     }
 
     async fn room(self: &Arc<Self>) -> Result<Room, CheckoutError> {
@@ -88,6 +80,14 @@ impl Pool {
     }
 }
 
+/// Such a failure is between this client and its server: others don't wait any longer for it.
+fn log_failure(pools: &Pools, server: &str, error: &ConnectError, age: Duration) {
+    tracing::error!("S: login failed: FATAL: {error}");
+    if pools.log_disconnections() {
+        tracing::info!("{server} closing because: login failed (age={}s)", age.as_secs());
+    }
+}
+
 impl Pools {
     /// `None`: there is none, or others wait for it.
     fn make_replication_room(&self, pool: &Arc<Pool>) -> Result<Option<Room>, CheckoutError> {
@@ -104,7 +104,7 @@ impl Pools {
         if let Some(server) = evicted {
             pool.dispose(server, "evicted");
         }
-        if !self.make_room(pool, &params) {
+        if !self.make_room(pool, &params, true) {
             return Ok(None);
         }
         pool.lock().slots.replicating += 1;

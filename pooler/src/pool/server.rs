@@ -58,7 +58,7 @@ pub struct Welcome {
 pub enum ConnectError {
     /// PostgreSQL answered, and refused; its own words.
     #[error("{message}")]
-    Refused { sqlstate: String, message: String },
+    Refused { severity: String, sqlstate: String, message: String },
     #[error("cannot connect to {address}: {text}")]
     Unreachable { address: String, text: String },
     #[error("server DNS lookup failed: {address}")]
@@ -80,21 +80,22 @@ impl ConnectError {
         }
     }
 
+    /// Why the attempt ended, in PgBouncer's words: what scripts search the log for.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Refused { message, .. } => message,
+            Self::Unreachable { .. } => "connect failed",
+            Self::Lookup { .. } => "server DNS lookup failed",
+            Self::Timeout => "connect timeout",
+            Self::Login(text) => text,
+        }
+    }
+
     pub fn sqlstate(&self) -> &str {
         match self {
             Self::Refused { sqlstate, .. } => sqlstate,
             Self::Login(_) => "08P01",
             Self::Unreachable { .. } | Self::Lookup { .. } | Self::Timeout => "08006",
-        }
-    }
-
-    /// As PgBouncer's log has it.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Refused { .. } | Self::Login(_) => "login failed",
-            Self::Unreachable { .. } => "connect failed",
-            Self::Lookup { .. } => "server DNS lookup failed",
-            Self::Timeout => "connect timeout",
         }
     }
 }
@@ -152,14 +153,14 @@ impl Server {
             && self.scanner.is_at_boundary()
     }
 
-    /// Connects and logs in.
+    /// Connects to `address`, the host whose turn it is, and logs in. `id` is the connection's number from the first byte on.
     pub async fn open(
         target: &ServerTarget,
+        (id, address): (u64, &Address),
         no_vars: Arc<Vars>,
         key: &PoolKey,
         registry: &Registry,
     ) -> Result<(Self, Welcome), ConnectError> {
-        let address = target.hosts.pick();
         let login = async {
             let (mut io, peer) = target.dns.connect(address, &target.tcp).await.map_err(|failure| match failure {
                 ConnectFailure::Lookup(_) => ConnectError::Lookup { address: address.to_string() },
@@ -176,7 +177,7 @@ impl Server {
         let login = login.inspect_err(|_| target.hosts.skip(address))?;
         let now = registry.clock.millis();
         let entry = Arc::new(ServerEntry {
-            id: registry.next_id(),
+            id,
             database: (&*key.database).into(),
             shard: key.shard,
             user: target.user.as_str().into(),
@@ -439,7 +440,7 @@ impl Login {
 
 fn refused(body: &[u8]) -> ConnectError {
     let field = |code| error_field(body, code).map_or(String::new(), |text| text.escape_invalid());
-    ConnectError::Refused { sqlstate: field(b'C'), message: field(b'M') }
+    ConnectError::Refused { severity: field(b'S'), sqlstate: field(b'C'), message: field(b'M') }
 }
 
 fn unexpected(tag: u8) -> ConnectError {
@@ -486,7 +487,11 @@ mod tests {
 
     #[test]
     fn a_server_that_starts_up_is_worth_waiting_for() {
-        let refused = |sqlstate: &str| ConnectError::Refused { sqlstate: sqlstate.to_owned(), message: String::new() };
+        let refused = |sqlstate: &str| ConnectError::Refused {
+            severity: "FATAL".to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            message: String::new(),
+        };
         assert!(!refused("57P03").is_refusal());
         assert!(refused("28P01").is_refusal());
         assert!(!ConnectError::Timeout.is_refusal());

@@ -28,6 +28,13 @@ pub struct Sizes {
     pub round_robin: bool,
 }
 
+impl Sizes {
+    /// The reserve included.
+    pub fn most(&self) -> usize {
+        if self.size == 0 { usize::MAX } else { self.size.saturating_add(self.reserve) as usize }
+    }
+}
+
 /// A queue that was longer than this is given back when it is empty: all clients may have been in it once.
 const KEPT_PLACES: usize = 256;
 

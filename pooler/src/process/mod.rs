@@ -3,6 +3,7 @@
 //! [`run`] has the order in which PgBouncer starts, because scripts rely on which of two mistakes is reported.
 
 mod daemon;
+mod descriptors;
 mod pid_file;
 mod privileges;
 mod signals;
@@ -17,7 +18,8 @@ use self::pid_file::PidFile;
 use self::takeover::Takeover;
 use crate::app::{self, App};
 use crate::config::Config;
-use crate::listener::{Inherited, Listeners};
+use crate::listener::{self, Inherited, Listeners};
+use crate::net::tls::TlsSetup;
 use crate::{logging, serve, service};
 
 /// The command line of the pooler: PgBouncer's.
@@ -51,26 +53,30 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         return Err("need a configuration file\nHINT: sluice [options] FILE; see sluice --help".to_owned());
     };
     let config = app::load(path).map_err(|error| error.to_string())?;
+    if args.daemon && !daemon::is_launched() {
+        if config.settings.pidfile.as_os_str().is_empty() {
+            return Err("daemon needs pidfile configured".to_owned());
+        }
+        // With all its rights: the process in the background starts from the beginning.
+        return daemon::launch();
+    }
+    // The private keys may be root's alone.
+    let tls = TlsSetup::load(&config).map_err(|error| error.to_string())?;
     if let Some(user) = args.user.as_ref().or(config.settings.user.as_ref()) {
         privileges::become_user(user)?;
     }
     if args.daemon {
-        if config.settings.pidfile.as_os_str().is_empty() {
-            return Err("daemon needs pidfile configured".to_owned());
-        }
-        if !daemon::is_launched() {
-            return daemon::launch();
-        }
         daemon::detach()?;
     }
     let log = logging::start(&config.settings, !args.quiet && !args.daemon, args.verbose.into())
-        .map_err(|error| format!("cannot open logfile: {error}"))?;
+        .map_err(|error| format!("cannot open logfile \"{}\": {error}", config.settings.logfile.display()))?;
     if privileges::is_root() {
         tracing::warn!("running as root, which nothing here needs: set user, or start as another user");
     }
+    descriptors::make_room(&config);
     let start = Start::prepare(args, &config)?;
     runtime(workers(&config)).block_on(async {
-        let app = app::build(config).await.map_err(|error| error.to_string())?;
+        let app = app::build_with(config, tls).await.map_err(|error| error.to_string())?;
         app.follow_log_settings(log);
         start.serve(app, args.daemon).await
     })
@@ -93,6 +99,9 @@ impl Start {
                 return Ok(Self::Replacing(takeover, Inherited::FromPredecessor(sockets)));
             }
             tracing::info!("old process not found, try to continue normally");
+        }
+        if passed.is_empty() {
+            listener::check_unix_socket(&config.settings).map_err(|error| error.to_string())?;
         }
         let inherited = if passed.is_empty() { Inherited::None } else { Inherited::FromManager(passed) };
         Ok(Self::Fresh(PidFile::create(&config.settings.pidfile)?, inherited))

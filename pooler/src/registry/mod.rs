@@ -47,6 +47,8 @@ pub enum Eviction {
     ShuttingDown,
     ClientIdleTimeout,
     QueryTimeout,
+    /// Likewise, but the query was still waiting for a server.
+    QueryTimeoutInQueue,
     IdleTransactionTimeout,
     TransactionTimeout,
     /// Another process takes over, or SHUTDOWN WAIT_FOR_TRANSACTIONS. Waits until the client is at rest.
@@ -65,13 +67,14 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::None,
         Self::Killed,
         Self::DatabaseRemoved,
         Self::ShuttingDown,
         Self::ClientIdleTimeout,
         Self::QueryTimeout,
+        Self::QueryTimeoutInQueue,
         Self::IdleTransactionTimeout,
         Self::TransactionTimeout,
         Self::Replaced,
@@ -103,6 +106,7 @@ impl Eviction {
             Self::ShuttingDown | Self::Replaced => ("server shutting down", "57P01"),
             Self::ClientIdleTimeout => ("client_idle_timeout", "57P05"),
             Self::QueryTimeout => ("query timeout", "57014"),
+            Self::QueryTimeoutInQueue => ("query_timeout", "57014"),
             Self::IdleTransactionTimeout => ("idle transaction timeout", "25P03"),
             Self::TransactionTimeout => ("transaction timeout", "57014"),
         }
@@ -122,7 +126,7 @@ pub struct Names {
 /// Both ends of a client's connection, in as little room as the usual kinds need.
 #[derive(Debug)]
 enum Ends {
-    Unix { pid: i32, uid: u32 },
+    Unix { pid: i32, uid: u32, port: u16 },
     V4(SocketAddrV4, SocketAddrV4),
     Other(Box<(Peer, Option<SocketAddr>)>),
 }
@@ -130,7 +134,7 @@ enum Ends {
 impl Ends {
     fn new(peer: Peer, local: Option<SocketAddr>) -> Self {
         match (peer, local) {
-            (Peer::Unix { pid, uid }, None) => Self::Unix { pid, uid },
+            (Peer::Unix { pid, uid, port }, None) => Self::Unix { pid, uid, port },
             (Peer::Tcp(SocketAddr::V4(peer)), Some(SocketAddr::V4(local))) => Self::V4(peer, local),
             other => Self::Other(Box::new(other)),
         }
@@ -192,7 +196,7 @@ impl ClientEntry {
 
     pub fn peer(&self) -> Peer {
         match &self.ends {
-            &Ends::Unix { pid, uid } => Peer::Unix { pid, uid },
+            &Ends::Unix { pid, uid, port } => Peer::Unix { pid, uid, port },
             &Ends::V4(peer, _) => Peer::Tcp(peer.into()),
             Ends::Other(ends) => ends.0,
         }
@@ -204,6 +208,11 @@ impl ClientEntry {
             &Ends::V4(_, local) => Some(local.into()),
             Ends::Other(ends) => ends.1,
         }
+    }
+
+    /// `C-0x…: DB/USER@ADDRESS`, as log lines about a client begin.
+    pub fn log_prefix(&self) -> String {
+        format!("C-{:#x}: {}/{}@{}", self.id, self.database(), self.user(), self.peer())
     }
 
     pub fn connected_at(&self) -> SystemTime {

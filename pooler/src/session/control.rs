@@ -94,9 +94,7 @@ impl Session {
         if report.severity == Severity::Fatal || in_pipeline {
             // Last words; a client that doesn't listen doesn't hold up the end.
             let _ = tokio::time::timeout(LAST_WORDS, self.io.write_all(&out)).await;
-            if self.limits.log_errors {
-                tracing::warn!("{} pooler error: {}", self.log_prefix(), report.message);
-            }
+            self.log_error(&report);
             self.close_servers(&report.message);
             return Err(End::Us(report.message.clone()));
         }
@@ -753,7 +751,11 @@ impl Session {
         let (Some(lease), Link::Transaction(transaction)) = (pinned, &self.link) else { return };
         let begin = transaction.log.prologue();
         if let Err(report) = self.start_pinned(lease, &begin).await {
-            tracing::warn!("{} the next transaction of AND CHAIN did not begin: {}", self.log_prefix(), report.message);
+            tracing::warn!(
+                "{} the next transaction of AND CHAIN did not begin: {}",
+                self.client.log_prefix(),
+                report.message
+            );
             self.close_servers("AND CHAIN failed");
         }
     }

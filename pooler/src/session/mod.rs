@@ -67,6 +67,7 @@ pub struct Limits {
     pub refuses_simple: bool,
     /// `log_pooler_errors`.
     pub log_errors: bool,
+    pub log_disconnections: bool,
 }
 
 /// The servers that a session holds.
@@ -163,11 +164,6 @@ pub enum End {
 }
 
 impl Session {
-    /// As log lines about this client begin.
-    fn log_prefix(&self) -> String {
-        format!("C-{:#x}: {}/{}", self.client.id, self.client.database(), self.client.user())
-    }
-
     fn age(&self) -> Duration {
         self.client.connected_at().elapsed().unwrap_or_default()
     }

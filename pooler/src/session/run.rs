@@ -146,12 +146,17 @@ impl Session {
 
     fn log_end(&self, end: &End) {
         let (End::Client(reason) | End::Us(reason)) = end;
-        tracing::info!(
-            "{}@{} closing because: {reason} (age={}s)",
-            self.log_prefix(),
-            self.client.peer(),
-            self.age().as_secs()
-        );
+        if self.limits.log_disconnections {
+            let age = self.age().as_secs();
+            tracing::info!("{} closing because: {reason} (age={age}s)", self.client.log_prefix());
+        }
+    }
+
+    /// `log_pooler_errors`: what a client hears of us.
+    pub(super) fn log_error(&self, report: &Report) {
+        if self.limits.log_errors {
+            tracing::warn!("{} pooler error: {}", self.client.log_prefix(), report.message);
+        }
     }
 
     fn poll_start(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -253,7 +258,7 @@ impl Session {
             return Poll::Ready(step);
         }
         with_scratch(|scratch| match ready!(self.io.poll_read(cx, scratch)) {
-            Ok(0) => Poll::Ready(Step::End(End::Client("client close request".to_owned()))),
+            Ok(0) => Poll::Ready(Step::End(End::Client("client unexpected eof".to_owned()))),
             Err(error) => Poll::Ready(Step::End(End::Client(format!("client unexpected eof: {error}")))),
             Ok(count) => Poll::Ready(self.on_bytes(&scratch[..count])),
         })
@@ -389,6 +394,7 @@ impl Session {
 
     /// The last words to a client; best effort.
     pub(super) fn say_last(&mut self, report: &Report) {
+        self.log_error(report);
         let mut out = Vec::new();
         report.encode(&mut out);
         let _ = crate::executor::relay::send(&self.io, &mut self.flow, &out);

@@ -279,6 +279,10 @@ impl Session {
         let id = self.client.id;
         own(&mut participant.lease, id, &self.client);
         let Link::Transaction(transaction) = &mut self.link else { return };
+        if transaction.participants.is_empty() {
+            // BEGIN was a query of the client's, and there was no server yet to count it.
+            participant.lease.counters.query_count += 1;
+        }
         transaction.participants.push(participant);
         transaction.active = transaction.participants.len() - 1;
     }

@@ -29,6 +29,11 @@ impl Session {
         self.flow.outcome = None;
         self.client.request_ended(self.client.clock(), status != Status::Idle);
         if self.upstream.mode == PoolMode::Session {
+            if status == Status::Idle
+                && let Link::One(lease) = &mut self.link
+            {
+                lease.publish_counters();
+            }
             return After::Done;
         }
         if matches!(after, After::Done) { self.settle(status) } else { after }
@@ -42,6 +47,7 @@ impl Session {
                 lease.passes = None;
                 self.client.link(0);
                 self.client.set_state(ClientState::Idle);
+                lease.publish_counters();
                 self.link = Link::One(lease);
             }
             // However it began, by a statement that we know or inside a function.
@@ -80,6 +86,7 @@ impl Session {
         let Some(mut participant) = transaction.participants.pop() else { return };
         if self.pinned {
             participant.lease.passes = None;
+            participant.lease.publish_counters();
             self.client.link(0);
             self.client.set_state(ClientState::Idle);
             self.link = Link::One(participant.lease);
@@ -152,7 +159,7 @@ impl Session {
 
     pub(super) fn server_lost(&mut self, error: &RelayError) -> End {
         let name = self.server().map_or(String::new(), |server| server.log_prefix());
-        tracing::warn!("{name} closing because: server conn crashed? ({error})");
+        tracing::warn!("{name} the connection broke: {error}");
         let report = Report::fatal("08006", "server conn crashed?")
             .detail(format!("{error} ({name})"))
             .hint("reconnect; if a write was running, check whether it took effect before you run it again");

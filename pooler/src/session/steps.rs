@@ -4,7 +4,7 @@
 
 use std::io;
 
-use sluice_wire::frame::{Frames, HEADER, Header, check_client_header};
+use sluice_wire::frame::{FrameError, Frames, HEADER, Header, check_client_header};
 use sluice_wire::message::{self, Report};
 
 use super::request::{self, Cut, Request, Where};
@@ -29,7 +29,7 @@ impl Session {
             return self.step_ignored(input);
         }
         match request::cut(input, self.limits.max_packet_size) {
-            Err(error) => (0, Some(protocol(&error.to_string()))),
+            Err(error) => (0, Some(malformed(&error))),
             Ok(Cut::Incomplete) => (0, None),
             Ok(Cut::Alone(end)) => self.step_alone(&input[..end]),
             Ok(Cut::Synced(end)) => self.step_batch(&input[..end], true),
@@ -62,7 +62,10 @@ impl Session {
                         .hint("call the function with SELECT");
                 (0, Some(Step::Slow(Slow::fail(report))))
             }
-            tag => (0, Some(protocol(&format!("unexpected message {:?}", char::from(tag))))),
+            tag => {
+                let detail = format!("A message of type {:?} is not expected here.", char::from(tag));
+                (0, Some(Step::Slow(Slow::fail(Report::fatal("08P01", "unknown pkt").detail(detail)))))
+            }
         }
     }
 
@@ -116,7 +119,7 @@ impl Session {
             }
             Ok(header) if header.total > request::MESSAGE_BUDGET => (0, Some(protocol("message too long"))),
             Ok(_) => (0, None),
-            Err(error) => (0, Some(protocol(&error.to_string()))),
+            Err(error) => (0, Some(malformed(&error))),
         }
     }
 
@@ -158,7 +161,7 @@ impl Session {
                 .and_then(|header| check_client_header(header, self.limits.max_packet_size).map(|()| header))
             {
                 Ok(header) => header,
-                Err(error) => return (0, Some(protocol(&error.to_string()))),
+                Err(error) => return (0, Some(malformed(&error))),
             };
             if header.total > request::MESSAGE_BUDGET {
                 return (0, Some(protocol("message too long")));
@@ -211,6 +214,15 @@ pub(super) const PQEXEC: &str = "PQexec disallowed";
 
 pub(super) fn protocol(text: &str) -> Step {
     Step::Slow(Slow::fail(Report::fatal("08P01", text)))
+}
+
+/// A message that isn't one: PgBouncer's words, and in the detail what is wrong with it.
+pub(super) fn malformed(error: &FrameError) -> Step {
+    let text = match error {
+        FrameError::UnknownTag { .. } => "unknown pkt".to_owned(),
+        FrameError::Length { tag, len } => format!("bad packet header: '{tag:02x}{len:08x}'"),
+    };
+    Step::Slow(Slow::fail(Report::fatal("08P01", text).detail(error.to_string())))
 }
 
 pub(super) fn server_failed(error: &io::Error) -> Step {

@@ -7,7 +7,7 @@ use sluice_wire::scan::{Class, Sink, Verdict};
 use std::io;
 
 use super::run::{Slow, Step};
-use super::steps::{PQEXEC, protocol, server_failed};
+use super::steps::{PQEXEC, malformed, protocol, server_failed};
 use super::{End, Link, Session};
 use crate::executor::relay::Flow;
 use crate::pool::Lease;
@@ -39,7 +39,7 @@ impl Session {
         };
         let mut scanner = sink.server.straight.take().unwrap_or_default();
         if let Err(error) = scanner.scan(input, &mut sink) {
-            return (0, Some(protocol(&error.to_string())));
+            return (0, Some(malformed(&error)));
         }
         let (terminate, refused, error) = (sink.terminate, sink.refused, sink.error);
         if refused {

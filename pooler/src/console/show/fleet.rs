@@ -28,7 +28,8 @@ fn clients_of(app: &App, database: &str) -> usize {
 }
 
 fn console_database(app: &App) -> Row {
-    let (port, nothing) = (app.config().settings.listen_port, 0_u32);
+    let config = app.config();
+    let (port, nothing) = (config.settings.listen_port, 0_u32);
     row![
         CONSOLE,
         None::<u32>,
@@ -38,7 +39,7 @@ fn console_database(app: &App) -> Row {
         2_u32,
         nothing,
         nothing,
-        nothing,
+        config.settings.server_lifetime.as_secs(),
         PoolMode::Statement.name(),
         None::<&str>,
         nothing,

@@ -9,8 +9,8 @@ use sluice_wire::startup::Replication;
 use super::time;
 use crate::app::App;
 use crate::console::answer::{Row, Value, row};
+use crate::net::Peer;
 use crate::net::tls::TlsInfo;
-use crate::net::{Address, Peer};
 use crate::registry::{ClientEntry, ClientState, ServerEntry};
 
 pub fn clients(app: &App) -> Vec<Row> {
@@ -190,7 +190,7 @@ fn server_row(app: &App, server: &ServerEntry, state: &str) -> Row {
     let clock = &app.registry.clock;
     let waited = client.as_ref().and_then(|client| client.request_age(clock)).unwrap_or_default();
     let name = client.as_ref().map(|client| client.application_name());
-    let port = server_port(&server.address);
+    let port = server.address.port();
     let socket = Socket {
         kind: "S",
         user: &server.user,
@@ -223,12 +223,4 @@ fn address(peer: Peer, port: u16) -> (String, u16) {
 
 fn local(address: Option<SocketAddr>, port: u16) -> (String, u16) {
     address.map_or_else(|| ("unix".to_owned(), port), |address| (address.ip().to_string(), address.port()))
-}
-
-/// The port in a unix socket's name.
-fn server_port(address: &Address) -> u16 {
-    match address {
-        Address::Tcp { port, .. } => *port,
-        Address::Unix(path) => path.extension().and_then(|port| port.to_str()?.parse().ok()).unwrap_or(0),
-    }
 }

@@ -48,9 +48,7 @@ impl Handshake {
         self.last_word = Instant::now();
         let result = self.identify(message, database).await;
         if let Err(Some(_)) = &result {
-            if self.config.settings.log_connections {
-                tracing::info!("{} login failed: db={} user={}", self.log_prefix(), message.database, message.user);
-            }
+            self.log_failed_login(message);
             tokio::time::sleep_until(self.last_word + REFUSAL_DELAY).await;
         }
         result
@@ -96,6 +94,12 @@ impl Handshake {
                 Err(misconfigured())
             }
             None => Ok(message.user.clone()),
+        }
+    }
+
+    pub(super) fn log_failed_login(&self, message: &StartupMessage) {
+        if self.config.settings.log_connections {
+            tracing::info!("{} login failed: db={} user={}", self.log_prefix(), message.database, message.user);
         }
     }
 
