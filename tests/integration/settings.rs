@@ -139,11 +139,12 @@ fn a_notice_may_welcome_clients() {
 
 #[test]
 fn more_is_logged_on_request() {
-    let stand = Stand::start(&["auth_type = hba", "verbose = 0"]);
+    let stand = Stand::start(&[]);
     let file = stand.sluice.directory().join("hba");
     fs::write(&file, "host all all all trust\n").expect("rules");
     let mut console = console(&stand.sluice);
     console.ok(&format!("SET auth_hba_file = '{}'", file.display()));
+    console.ok("SET auth_type = hba");
     stand.client();
     assert!(!stand.sluice.log().contains(" DEBUG "));
     console.ok("SET verbose = 1");

@@ -130,7 +130,9 @@ fn without_server_fast_close_a_session_keeps_its_server() {
 
 #[test]
 fn a_server_that_was_idle_for_long_is_asked_first() {
-    let stand = Stand::start(&["server_check_delay = 0.3", "server_check_query = SELECT 'are you there?'"]);
+    let settings =
+        ["server_check_delay = 0.3", "server_check_query = SELECT 'are you there?'", "default_pool_size = 1"];
+    let stand = Stand::start(&settings);
     let mut client = stand.client();
     let server = client.backend();
     let used = |stand: &Stand| {
