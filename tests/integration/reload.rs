@@ -94,8 +94,8 @@ fn servers_of_a_changed_entry_are_replaced() {
     assert_eq!(client.backend(), old, "what is in use stays until it is free");
     client.ok("COMMIT");
     assert_eq!(client.value("SELECT current_database()"), "other");
-    let closed = format!("closing because: database configuration changed (age=");
-    assert!(sluice.log().contains(&closed), "{}", sluice.log());
+    let closed = "closing because: database configuration changed (age=";
+    assert!(sluice.log().contains(closed), "{}", sluice.log());
     // A forced user can be given and taken away.
     for (from, to, expected) in [("pool_size=3", "pool_size=3 user=bob", "bob"), (" user=bob", "", "postgres")] {
         reload(&mut console, from, to);
