@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::error::{BenchError, Result};
 use crate::fleet::{KEYS, Transport, USER};
 use crate::load::Protocol;
+use crate::logins::{Access, PASSWORD};
 use crate::subject::Pooler;
 
 /// One run.
@@ -21,6 +22,8 @@ pub struct Run<'a> {
     pub protocol: Protocol,
     pub clients: usize,
     pub duration: Duration,
+    /// A new connection for each transaction, by this sort of login.
+    pub connects: Option<Access>,
 }
 
 /// What pgbench says about a run. Latencies are in µs; connecting is in neither.
@@ -66,6 +69,9 @@ impl Pgbench {
         let mut command = Command::new(&self.program);
         let clients = run.clients.to_string();
         let seconds = run.duration.as_secs().to_string();
+        if let Some(access) = run.connects {
+            command.arg("--connect").env("PGPASSWORD", PASSWORD).env("PGSSLMODE", access.sslmode());
+        }
         command
             .args(["--no-vacuum", "--jobs", "1", "--protocol", run.protocol.name()])
             .args(["--client", &clients, "--time", &seconds])

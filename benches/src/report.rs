@@ -24,7 +24,7 @@ and then C B A, in every cell.
   TPS is mostly theirs; CPU includes the connecting of the clients, TPS and latencies do not.
 - Where other work shares the machine (see the load above), TPS and latencies say little: they are as unsteady as that work.
   The CPU ratios of the canned backend hold within a few percent all the same, the others within ten.
-- *unix* and *tcp* are both hops of a run: client to pooler, and pooler to server. All logins are `trust`, nothing is encrypted.
+- *unix* and *tcp* are both hops of a run: client to pooler, and pooler to server. All logins but those of the last section are `trust`, and nothing is encrypted.
 - Transaction mode, pools of 20 servers. The sharded database has a pool for each shard: 20 servers each where clients are at
   most 20 (none waits, as in the other pools), else 2 each, which makes 32 in all.
 ";
@@ -61,13 +61,14 @@ pub fn markdown(results: &Results, scale: &Scale, binaries: &Binaries, took: Dur
     page.push_str(if binaries.pgbouncer_prepares { PREPARED } else { NOT_PREPARED });
     page.push_str("\n## Targets\n\nRatios are to PgBouncer.\n\n");
     target_table(&mut page, &targets(results));
-    page.push_str("\nEncrypted clients and cached results have targets, too; they are not part of this version.\n");
+    page.push_str("\nCached results have targets, too; they are not part of this version.\n");
     for (backend, title) in [(Backend::Canned, "Canned backend"), (Backend::PostgreSql, "PostgreSQL and pgbench")] {
         line(&mut page, format_args!("\n## {title}\n"));
         cell_table(&mut page, results.cells.iter().filter(|cell| cell.backend == backend));
     }
     paced_table(&mut page, results, scale);
     idle_table(&mut page, results, scale);
+    login_tables(&mut page, results);
     criterion_table(&mut page, &criterion_directory());
     page
 }
@@ -166,6 +167,27 @@ fn idle_table(page: &mut String, results: &Results, scale: &Scale) {
         let (ratio, after_ratio) = (connected / base.connected, after_crowd / base.after_crowd);
         let name = subject.name();
         line(page, format_args!("| {name} | {connected:.0} | {ratio:.2} | {after_crowd:.0} | {after_ratio:.2} |"));
+    }
+}
+
+fn login_tables(page: &mut String, results: &Results) {
+    if !results.logins.is_empty() {
+        page.push_str("\n## Logins\n\n`pgbench --connect` by TCP: each transaction is a connection, a login and one query. Servers stay.\n\n");
+        page.push_str("| login | | CPU µs | ratio (best) | per second | ratio | p50 ms | p99 ms |\n");
+        page.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+    }
+    for (access, rounds) in &results.logins {
+        for subject in Subject::ALL {
+            let name = if subject == Subject::PgBouncer { access.name() } else { "" };
+            line(page, format_args!("| {name} | {} |{}", subject.name(), columns(rounds, subject)));
+        }
+    }
+    if let Some(bytes) = results.encrypted {
+        page.push_str("\n## Idle clients over TLS\n\n| | bytes per client | ratio |\n| --- | ---: | ---: |\n");
+        for subject in Subject::ALL {
+            let (own, base) = (bytes[subject.index()], bytes[Subject::PgBouncer.index()]);
+            line(page, format_args!("| {} | {own:.0} | {:.2} |", subject.name(), own / base));
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use sluice_test_harness::Programs;
 use tempfile::TempDir;
 
 use crate::error::{BenchError, Result};
-use crate::fleet::{Address, Backend, Transport, USER, database_name, free_port};
+use crate::fleet::{Address, Backend, Transport, database_name, free_port};
+use crate::logins::Access;
 
 /// Servers in a pool.
 pub const POOL_SIZE: u32 = 20;
@@ -80,6 +81,8 @@ pub struct Upstream {
     pub address: Address,
     pub plain_database: &'static str,
     pub catalog_url: String,
+    /// How clients log in.
+    pub access: Access,
 }
 
 /// A running pooler. It ends when dropped.
@@ -107,7 +110,7 @@ impl Pooler {
         let ini = directory.path().join("pooler.ini");
         let prepares = subject != Subject::PgBouncer || binaries.pgbouncer_prepares;
         write(&ini, &configuration(subject, &address, upstream, prepares))?;
-        write(&directory.path().join("users"), &format!("\"{USER}\" \"\"\n"))?;
+        upstream.access.write_files(directory.path())?;
         let log = fs::File::create(directory.path().join("stderr")).map_err(BenchError::path(directory.path()))?;
         let mut command = command(subject, binaries, directory.path());
         command.arg("-q").arg(&ini).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -115,6 +118,11 @@ impl Pooler {
         let pooler = Self { subject, address, process, directory };
         pooler.wait_until_up(wait)?;
         Ok(pooler)
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     pub fn pid(&self) -> u32 {
@@ -192,11 +200,12 @@ fn configuration(subject: Subject, address: &Address, upstream: &Upstream, prepa
     let prepared = if prepares { "max_prepared_statements = 200\n" } else { "" };
     format!(
         "[databases]\n{databases}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-         unix_socket_dir = {directory}\nauth_type = trust\nauth_file = {directory}/users\npool_mode = transaction\n\
+         unix_socket_dir = {directory}\n{access}auth_file = {directory}/users\npool_mode = transaction\n\
          default_pool_size = {POOL_SIZE}\nmax_client_conn = 15000\nserver_idle_timeout = 0\n\
          log_connections = 0\nlog_disconnections = 0\n{prepared}",
         port = address.port,
         directory = address.socket_dir,
+        access = upstream.access.settings(&address.socket_dir),
     )
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::error::{BenchError, Result};
 use crate::fleet::{Address, Backend, Fleet, Transport, free_port};
 use crate::load::{Crew, Generator, Protocol, Work};
+use crate::logins::{Access, Encrypted};
 use crate::pgbench::{Pgbench, Run};
 use crate::process::{resident, usage};
 use crate::rounds::{Rounds, Sample};
@@ -15,6 +16,10 @@ use crate::syscalls::Trace;
 pub const CROWD: usize = 5 * POOL_SIZE as usize;
 /// As many clients as the pool has servers: none waits.
 pub const FITTING: usize = POOL_SIZE as usize;
+/// Connections under way at the same time where logins are measured.
+const LOGINS_AT_ONCE: usize = 4;
+/// Idle clients over TLS.
+const ENCRYPTED_CLIENTS: usize = 1000;
 /// Clients that are there before idle clients are counted, so that what a pooler allocates once isn't.
 const FIRST_CLIENTS: usize = 1000;
 const SYSCALLS_DURATION: Duration = Duration::from_secs(1);
@@ -111,6 +116,10 @@ pub struct Results {
     pub counts: Vec<Counts>,
     /// By subject.
     pub memory: Option<[Memory; 3]>,
+    /// A new connection for each transaction.
+    pub logins: Vec<(Access, Rounds)>,
+    /// Resident bytes of an idle client over TLS, by subject.
+    pub encrypted: Option<[f64; 3]>,
     pub postgresql: String,
 }
 
@@ -143,14 +152,20 @@ pub fn run(binaries: &Binaries, scale: &Scale, note: &mut dyn FnMut(&str)) -> Re
     note("starting PostgreSQL: a plain database, 16 shards, the catalog");
     let fleet = runtime.block_on(Fleet::start(&canned))?;
     let mut results = Results { postgresql: fleet.version(), ..Results::default() };
-    let upstream = |backend, address| Upstream {
+    let upstream = |backend, address, access| Upstream {
         backend,
         address,
+        access,
         plain_database: fleet.plain_database(),
         catalog_url: fleet.catalog_url(),
     };
-    CannedSuite::start(binaries, &upstream(Backend::Canned, canned), scale)?.run(&mut results, note)?;
-    real_servers(binaries, &upstream(Backend::PostgreSql, fleet.address()), scale, &mut results, note)?;
+    CannedSuite::start(binaries, &upstream(Backend::Canned, canned, Access::Trust), scale)?.run(&mut results, note)?;
+    let real = |access| upstream(Backend::PostgreSql, fleet.address(), access);
+    real_servers(binaries, &real(Access::Trust), scale, &mut results, note)?;
+    for access in [Access::Scram, Access::ScramTls] {
+        logins(binaries, &real(access), scale, &mut results, note)?;
+    }
+    encrypted(binaries, &real(Access::TrustTls), scale, &mut results, note)?;
     Ok(results)
 }
 
@@ -318,13 +333,7 @@ fn real_servers(
     note: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let pgbench = Pgbench::new()?;
-    let wait = &mut |duration| {
-        std::thread::sleep(duration);
-        Ok(())
-    };
-    let [first, second, third] = Subject::ALL;
-    let mut start = |subject| Pooler::start(subject, binaries, upstream, wait);
-    let poolers = [start(first)?, start(second)?, start(third)?];
+    let poolers = poolers(binaries, upstream)?;
     for transport in Transport::ALL {
         for &protocol in scale.protocols {
             for &clients in scale.clients {
@@ -337,12 +346,72 @@ fn real_servers(
                     let pooler = &poolers[subject.index()];
                     let protocol = protocol_of(subject, protocol, binaries);
                     let duration = scale.pgbench_turn;
-                    pgbench_turn(&pgbench, Run { pooler, transport, protocol, clients, duration })
+                    pgbench_turn(&pgbench, Run { pooler, transport, protocol, clients, duration, connects: None })
                 })?;
                 results.cells.push(Cell { backend: Backend::PostgreSql, transport, protocol, clients, rounds });
             }
         }
     }
+    Ok(())
+}
+
+fn poolers(binaries: &Binaries, upstream: &Upstream) -> Result<[Pooler; 3]> {
+    let wait = &mut |duration| {
+        std::thread::sleep(duration);
+        Ok(())
+    };
+    let [first, second, third] = Subject::ALL;
+    let mut start = |subject| Pooler::start(subject, binaries, upstream, wait);
+    Ok([start(first)?, start(second)?, start(third)?])
+}
+
+fn logins(
+    binaries: &Binaries,
+    upstream: &Upstream,
+    scale: &Scale,
+    results: &mut Results,
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let access = upstream.access;
+    let name = format!("logins, {}", access.name());
+    if !scale.wants(&name) {
+        return Ok(());
+    }
+    note(&name);
+    let (pgbench, poolers) = (Pgbench::new()?, poolers(binaries, upstream)?);
+    let rounds = Rounds::run(scale.pgbench_rounds, |subject| {
+        let (pooler, duration) = (&poolers[subject.index()], scale.pgbench_turn);
+        let (transport, protocol, clients) = (Transport::Tcp, Protocol::Simple, LOGINS_AT_ONCE);
+        pgbench_turn(&pgbench, Run { pooler, transport, protocol, clients, duration, connects: Some(access) })
+    })?;
+    results.logins.push((access, rounds));
+    Ok(())
+}
+
+fn encrypted(
+    binaries: &Binaries,
+    upstream: &Upstream,
+    scale: &Scale,
+    results: &mut Results,
+    note: &mut dyn FnMut(&str),
+) -> Result<()> {
+    let name = "memory of idle clients over TLS";
+    if !scale.wants(name) {
+        return Ok(());
+    }
+    note(name);
+    let mut bytes = [0.0; 3];
+    for pooler in poolers(binaries, upstream)? {
+        let client = Encrypted::new(pooler.directory(), pooler.address.port)?;
+        let database = pooler.database(Transport::Tcp, FITTING);
+        let connect = |count| (0..count).map(|_| client.connect(&database)).collect::<Result<Vec<_>>>();
+        let _first = connect(ENCRYPTED_CLIENTS / 4)?;
+        let before = resident(pooler.pid())?;
+        let _more = connect(ENCRYPTED_CLIENTS)?;
+        let grown = resident(pooler.pid())?.saturating_sub(before);
+        bytes[pooler.subject.index()] = grown as f64 / ENCRYPTED_CLIENTS as f64;
+    }
+    results.encrypted = Some(bytes);
     Ok(())
 }
 

@@ -120,6 +120,13 @@ fn counts(results: &Results) -> Vec<Target> {
             bytes(Unsharded).zip(bytes(Subject::PgBouncer)).map(|(ours, theirs)| ours / theirs),
         ),
     ];
+    for (access, rounds) in &results.logins {
+        let ratio = rounds.ratio(Unsharded, |sample| sample.cpu).median;
+        let limit = if access.has_tls() { 0.55 } else { 1.0 };
+        targets.push(Target::at_most(format!("CPU: login, {}", access.name()), limit, Some(ratio)));
+    }
+    let encrypted = results.encrypted.map(|bytes| bytes[Unsharded.index()]);
+    targets.push(Target::at_most("bytes per idle client over TLS", 11_000.0, encrypted));
     for (transport, rounds) in results.paced.iter().filter(|(transport, _)| *transport == Transport::Unix) {
         let switches = rounds.min(Unsharded, |sample| sample.switches);
         let what = format!("voluntary context switches per transaction at a fixed rate, {}", transport.name());
