@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-drivers test-regress compare lint docs bench bench-smoke ci
+.PHONY: help deps demo build test test-drivers test-regress compare soak lint docs bench bench-smoke ci
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ compare: ## one script against Debian's PgBouncer and against Sluice, and what d
 	@scripts/deps build postgresql bench nextest
 	cargo build --package sluice
 	cargo nextest run --package sluice-tests --run-ignored only --no-capture -E 'test(compare::)'
+
+soak: ## sessions against a model, leaks, faults, and the fuzzers, for long: make soak MINUTES=10 (for each part)
+	@scripts/deps build postgresql test nextest
+	@MINUTES=$(MINUTES) scripts/soak
 
 lint: ## formatting, and clippy without a warning
 	cargo fmt --all --check

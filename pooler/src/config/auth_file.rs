@@ -30,7 +30,8 @@ pub(super) fn usual_scram_iterations(secrets: &HashMap<String, Secret>) -> Optio
     counts.into_iter().max_by_key(|(_, count)| *count)?.0
 }
 
-fn parse(text: &str, file: &str) -> Result<HashMap<String, Secret>, ConfigError> {
+/// Reads the lines of one; `file` is for mistakes.
+pub fn parse(text: &str, file: &str) -> Result<HashMap<String, Secret>, ConfigError> {
     let mut secrets = HashMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim_start();

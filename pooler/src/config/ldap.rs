@@ -74,7 +74,7 @@ struct Raw {
 
 impl LdapOptions {
     /// Reads the options, or says what is wrong with them.
-    pub(super) fn parse(text: &str) -> Result<Self, ConfigError> {
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut raw = Raw::default();
         for (key, value) in pairs(text)? {
             raw.set(&key, value)?;

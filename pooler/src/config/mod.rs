@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use sluice_wire::auth::Secret;
 
+pub use auth_file::parse as parse_users;
 pub(crate) use conninfo::parse as parse_conninfo;
 pub use databases::{CONSOLE, Database};
 pub use error::{ConfigError, Place};

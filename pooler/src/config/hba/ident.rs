@@ -48,7 +48,8 @@ impl IdentMaps {
         }
     }
 
-    fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+    /// Reads maps; `file` is for mistakes.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         let mut maps = Self::default();
         for (index, line) in text.lines().enumerate() {
             let place = Place { file: file.to_owned(), line: index + 1 };

@@ -108,7 +108,12 @@ pub struct Hba {
 impl Hba {
     /// Reads a file of rules.
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        parse::rules(&read_text(path)?, path).map(|rules| Self { rules })
+        Self::parse(&read_text(path)?, path)
+    }
+
+    /// Reads rules; `path` is for mistakes.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        parse::rules(text, path).map(|rules| Self { rules })
     }
 
     /// The rule for a client. `None`: there is none, and it has to go.

@@ -1,0 +1,7 @@
+//! See `auth_file()` in `decoders.rs`.
+#![no_main]
+
+#[path = "../decoders.rs"]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::auth_file(bytes));

@@ -1,0 +1,7 @@
+//! See `replies()` in `decoders.rs`.
+#![no_main]
+
+#[path = "../decoders.rs"]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::replies(bytes));
