@@ -16,7 +16,7 @@ use sluice_router::{ShardId, ShardMap};
 use sluice_wire::frame::{Frame, check_client_header, cstr};
 use sluice_wire::message::{self, Report};
 
-use super::control::{failure, lost};
+use super::refuse::{failure, lost};
 use super::request::MESSAGE_BUDGET;
 use super::settle::eviction_report;
 use super::{Link, Session};
@@ -64,7 +64,7 @@ impl Session {
             )
             .hint("send it as a simple query, as psql and the drivers' COPY functions do"));
         }
-        let format = CopyFormat::parse(sql).map_err(|refusal| super::control::refusal_report(*refusal, &self.input))?;
+        let format = CopyFormat::parse(sql).map_err(|refusal| super::refuse::refusal_report(*refusal, &self.input))?;
         let columns = self.copy_columns(&format, map)?;
         let cutter = match rows {
             Rows::ByKey(column) => {
@@ -180,13 +180,10 @@ impl Session {
     async fn take_cut_rows(&mut self, copying: &mut Copying, cutter: &mut RowCutter, last: bool) -> Result<(), Report> {
         loop {
             let row = if last { cutter.finish() } else { cutter.next_row() };
-            let Some(row) = row.map_err(|error| super::control::refusal_report(*error.refusal(), &[]))? else {
+            let Some(row) = row.map_err(|error| super::refuse::refusal_report(*error.refusal(), &[]))? else {
                 return Ok(());
             };
-            match row
-                .destination(&copying.map)
-                .map_err(|error| super::control::refusal_report(*error.refusal(), &[]))?
-            {
+            match row.destination(&copying.map).map_err(|error| super::refuse::refusal_report(*error.refusal(), &[]))? {
                 Destination::EveryShard => copying.header = row.raw.to_vec(),
                 Destination::Shard(shard) => {
                     let batch = match &mut copying.batches[shard.index()] {

@@ -8,7 +8,7 @@ use sluice_router::{Schema, SearchPath, ShardId, ShardMap, Template};
 use sluice_wire::frame::{Bind, Frame, Frames, Named, Parse};
 use sluice_wire::message::{self, Report};
 
-use super::control::{failure, lost, not_together};
+use super::refuse::{failure, lost, not_together};
 use super::request::{Request, Where};
 use super::{Link, Session, Transaction};
 use crate::executor::two_phase::Participant;

@@ -1,22 +1,28 @@
 //! One client's session, from its first request to its end. The login before it is the listener's.
 //!
-//! Read in this order: [`request`] (what a request holds and where it may run), [`run`] (the loop: read, decide, send,
-//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the answer), then what is off
-//! the ordinary way: [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin, waiting, refusals),
-//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`], [`prepared`] and [`sql_prepared`] (named statements), [`listen`], [`replan`] (those that are out of date),
-//! [`straight`] (session pooling), [`path`] and [`encoding`].
+//! Read in this order: [`request`] (what a request holds and where it may run; [`batch`] for several messages), [`run`] (the loop: read, decide, send,
+//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the
+//! answer) and [`effects`] (what it has done to the session). Then what is off the ordinary way: [`transaction`] (what has to be
+//! remembered), [`control`] (BEGIN and its kin), [`checkout`] and [`ready`] (a server, and its settings), [`refuse`] (errors),
+//! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`], [`prepared`] and [`sql_prepared`] (named
+//! statements), [`replan`] (those that are out of date), [`listen`], [`straight`] (session pooling), [`path`] and [`encoding`].
 //!
 //! A session owns its servers inside [`Link`]'s variants: none while it is idle, one while a request or a transaction on
 //! one server runs, several in a transaction over several shards.
 
+mod batch;
+mod checkout;
 mod control;
 mod copy;
+mod effects;
 pub mod encoding;
 mod everywhere;
 mod extended;
 mod listen;
 mod path;
 pub mod prepared;
+mod ready;
+mod refuse;
 mod replan;
 mod request;
 pub mod run;
@@ -33,8 +39,8 @@ use std::time::Duration;
 
 use sluice_router::{Router, SearchPath};
 
-pub(crate) use self::control::make_ready;
 use self::prepared::{ClientStatements, StatementTable};
+pub(crate) use self::ready::make_ready;
 use self::transaction::{Effect, TransactionLog};
 use self::wait::Waiting;
 use crate::catalogs::Catalogs;

@@ -4,13 +4,14 @@
 //! No allocation for an ordinary statement.
 
 use sluice_router::map::ShardMap;
-use sluice_router::plan::{Format, NoParameters, Parameter, Parameters, plan, tenant};
+use sluice_router::plan::{NoParameters, Parameters, plan, tenant};
 use sluice_router::template::{Access, Action, Refusal, Residue, Route, Statement, Template};
 use sluice_router::{Router, SearchPath, ShardId, Target};
 use sluice_wire::frame::{
     Bind, Frame, FrameError, Frames, Header, Named, Parse, check_client_header, execute, query_text,
 };
 
+use super::batch::{BindParameters, Bound, Parses, taken_in_batch};
 use super::encoding;
 use super::prepared::ClientStatements;
 use super::transaction::Effect;
@@ -81,91 +82,6 @@ pub struct Context<'a> {
     pub limits_tenants: bool,
     /// An earlier part of this pipeline is on its way.
     pub open: bool,
-}
-
-/// The Parse messages of a batch. Nearly always the last one is meant, so nothing is collected.
-struct Parses<'a> {
-    bytes: &'a [u8],
-    last: Option<Parse<'a>>,
-}
-
-impl<'a> Parses<'a> {
-    /// Where in the batch a message begins.
-    fn offset(&self, frame: Frame<'_>) -> usize {
-        frame.raw.as_ptr() as usize - self.bytes.as_ptr() as usize
-    }
-
-    fn find(&self, name: &[u8]) -> Option<Parse<'a>> {
-        let last = self.last?;
-        if last.name == name {
-            return Some(last);
-        }
-        let end = last.name.as_ptr() as usize - self.bytes.as_ptr() as usize;
-        find_parse(&self.bytes[..end], name)
-    }
-}
-
-/// The last complete Parse of `name` in `bytes`.
-fn find_parse<'a>(bytes: &'a [u8], name: &[u8]) -> Option<Parse<'a>> {
-    let frames = Frames::new(bytes).map_while(Result::ok).filter(|frame| frame.tag == b'P');
-    frames.filter_map(|frame| Parse::read(frame.body)).filter(|parse| parse.name == name).last()
-}
-
-/// Whether the last of the messages in `bytes` that makes or frees `name` made it; `None` if there is none.
-fn taken_in_batch(bytes: &[u8], name: &[u8]) -> Option<bool> {
-    let frames = Frames::new(bytes).map_while(Result::ok);
-    let made = frames.filter_map(|frame| match frame.tag {
-        b'P' => (Parse::read(frame.body)?.name == name).then_some(true),
-        b'C' => (Named::read(frame.body)? == Named::Statement(name)).then_some(false),
-        _ => None,
-    });
-    made.last()
-}
-
-/// A statement with an effect on the session that is bound and not executed yet. What a request does is told from its Bind
-/// messages, so an Execute has to follow in the same request.
-#[derive(Default)]
-struct Bound<'a> {
-    portal: Option<&'a [u8]>,
-}
-
-impl<'a> Bound<'a> {
-    fn add(&mut self, bind: Frame<'a>, effects: &[Effect]) -> Result<(), Deny> {
-        let harmless = |effect: &Effect| matches!(effect, Effect::None | Effect::Execute(_) | Effect::ShowPrepared);
-        if effects.iter().all(harmless) {
-            return Ok(());
-        }
-        self.check()?;
-        self.portal = Bind::read(bind.body).map(|bind| bind.portal);
-        Ok(())
-    }
-
-    fn execute(&mut self, portal: &[u8]) {
-        if self.portal == Some(portal) {
-            self.portal = None;
-        }
-    }
-
-    fn check(&self) -> Result<(), Deny> {
-        match self.portal {
-            None => Ok(()),
-            Some(_) => Err(Deny::Refused(Box::new(not_executed()))),
-        }
-    }
-}
-
-/// Parameters of a Bind message, with the types that Parse declared.
-struct BindParameters<'a> {
-    bind: Bind<'a>,
-    types: &'a [u8],
-}
-
-impl Parameters for BindParameters<'_> {
-    fn parameter(&self, number: u16) -> Option<Parameter<'_>> {
-        let (binary, value) = self.bind.value(number)?;
-        let format = if binary { Format::Binary } else { Format::Text };
-        Some(Parameter { oid: Parse::declared_type(self.types, number), format, value })
-    }
 }
 
 impl Context<'_> {
@@ -498,16 +414,6 @@ fn plain_string(raw: &[u8]) -> Option<String> {
     let inner = raw.strip_prefix(b"'")?.strip_suffix(b"'")?;
     let text = str::from_utf8(inner).ok()?.replace("''", "'");
     (!text.contains('\\')).then_some(text)
-}
-
-fn not_executed() -> Refusal {
-    Refusal {
-        sqlstate: "0A000".into(),
-        message: "this statement cannot be bound without being executed".to_owned(),
-        detail: "It changes what the session has to remember, which is told from its Bind message.".to_owned(),
-        hint: "Send Execute behind Bind, before Sync.".to_owned(),
-        position: 0,
-    }
 }
 
 fn of_the_protocol(name: &str) -> Refusal {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sluice_router::template::Residue;
 use sluice_wire::message::{Report, Status};
 
-use super::control::{failure, lost};
+use super::refuse::{failure, lost};
 use super::request::Request;
 use super::run::Slow;
 use super::transaction::Effect;
