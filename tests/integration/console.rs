@@ -23,6 +23,7 @@ const DIALOGUE: &[(&str, &str)] = &[
     ("SET query_timeout=x", "SET failed"),
     ("SET no_such_setting=1", "SET failed"),
     ("SET listen_port=1", "SET listen_port=1"),
+    ("SET job_name=x", "SET job_name=x"),
     ("RESUME", "pooler is not paused/suspended"),
     ("RESUME postgres", "database postgres is not paused"),
     ("RESUME nowhere", "no such database: nowhere"),

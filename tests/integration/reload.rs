@@ -40,6 +40,7 @@ fn settings_and_entries_follow_the_file() {
     let backend = kept.backend();
     dropped.ok("BEGIN; SELECT 1");
     console.ok("SET max_client_conn = 55");
+    console.ok("SET auth_user = somebody");
     edit(&sluice, "query_timeout = 7", "query_timeout = 8");
     edit(&sluice, &goes, "");
     console.ok("RELOAD");
@@ -50,6 +51,7 @@ fn settings_and_entries_follow_the_file() {
     assert!(sluice.log().contains(gone), "{}", sluice.log());
     assert_eq!(setting(&mut console, "query_timeout").as_deref(), Some("8"));
     assert_eq!(setting(&mut console, "max_client_conn").as_deref(), Some("100"), "what SET had made is lost");
+    assert_eq!(setting(&mut console, "auth_user"), None, "also where there is no default");
     assert_eq!(kept.backend(), backend);
     edit(&sluice, "query_timeout = 8", "query_timeout = 9");
     hang_up(&sluice);
@@ -101,6 +103,33 @@ fn servers_of_a_changed_entry_are_replaced() {
         reload(&mut console, from, to);
         assert_eq!(sluice.log_in(&Login::to("mine")).value("SELECT current_user"), expected);
     }
+}
+
+#[test]
+fn entries_made_from_the_star_follow_it() {
+    let stand = Stand::with_entry("pool_size=7", &[]);
+    let mut console = console(&stand.sluice);
+    let mut client = stand.client();
+    assert_eq!(client.value("SELECT current_database()"), "postgres");
+    edit(&stand.sluice, "pool_size=7", "pool_size=7 dbname=template1");
+    console.ok("RELOAD");
+    assert_eq!(client.value("SELECT current_database()"), "template1");
+    edit(&stand.sluice, "* = host", "other = host");
+    console.ok("RELOAD");
+    assert_eq!(refusal(&stand.sluice, &Login::default()).message, "no such database: postgres");
+}
+
+#[test]
+fn another_file_may_be_read_from_now_on() {
+    let stand = Stand::start(&["query_timeout = 7"]);
+    let mut console = console(&stand.sluice);
+    let (first, second) = (stand.sluice.directory().join("sluice.ini"), stand.sluice.directory().join("second.ini"));
+    let settings = fs::read_to_string(first).expect("its settings").replace("query_timeout = 7", "query_timeout = 8");
+    fs::write(&second, settings).expect("other settings");
+    console.ok(&format!("SET conffile = '{}'", second.display()));
+    console.ok("RELOAD");
+    assert_eq!(setting(&mut console, "query_timeout").as_deref(), Some("8"));
+    assert_eq!(setting(&mut console, "conffile").as_deref(), second.to_str());
 }
 
 #[test]

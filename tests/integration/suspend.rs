@@ -96,3 +96,15 @@ fn suspend_timeout_drops_those_who_do_not_read() {
     eventually("it is dropped", || stand.sluice.log().contains("closing because: suspend_timeout"));
     stand.assert_healthy();
 }
+
+#[test]
+fn a_shutdown_does_not_wait_for_what_is_suspended() {
+    let mut stand = Stand::start(&[]);
+    let mut client = stand.client();
+    client.ok("SELECT 1");
+    let mut admin = console(&stand);
+    admin.ok("SUSPEND");
+    let sent = std::process::Command::new("kill").args(["-TERM", &stand.sluice.pid().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    eventually("it ends, although a client is there", || !stand.sluice.is_alive());
+}
