@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Batch, Client, Stand, console, eventually};
+use crate::support::{Batch, Client, Login, Stand, console, eventually};
 
 fn one_server() -> Stand {
     Stand::start(&["default_pool_size = 1"])
@@ -220,4 +220,57 @@ fn a_paused_pool_lets_nobody_listen_yet() {
     assert_quiet(&mut client);
     admin.ok("RESUME");
     assert_eq!(client.answer().completed(), ["LISTEN"]);
+}
+
+#[test]
+fn whoever_comes_while_the_last_one_leaves_is_not_forgotten() {
+    let stand = Stand::start(&["default_pool_size = 2", "worker_threads = 2"]);
+    let (mut leaving, mut coming) = (stand.client(), stand.client());
+    for round in 0..100 {
+        leaving.ok("LISTEN news");
+        coming.send_query("LISTEN news");
+        leaving.send_query("UNLISTEN news");
+        assert_eq!(coming.answer().completed(), ["LISTEN"]);
+        assert_eq!(leaving.answer().completed(), ["UNLISTEN"]);
+        stand.direct(&format!("NOTIFY news, '{round}'"));
+        assert_hears(&mut coming, "news", &round.to_string());
+        coming.ok("UNLISTEN news");
+    }
+}
+
+#[test]
+fn many_that_listen_at_once_open_one_connection() {
+    let stand = Stand::with_entry("user=app", &["default_pool_size = 1", "worker_threads = 2"]);
+    stand.direct("CREATE ROLE app LOGIN CONNECTION LIMIT 2");
+    let mut clients: Vec<_> = (0..40).map(|_| stand.client()).collect();
+    clients.iter_mut().for_each(|client| client.send_query("LISTEN news"));
+    for client in &mut clients {
+        assert_eq!(client.answer().completed(), ["LISTEN"]);
+    }
+    stand.direct("NOTIFY news, 'all'");
+    for client in &mut clients {
+        assert_hears(client, "news", "all");
+    }
+}
+
+#[test]
+fn what_is_heard_comes_in_the_clients_encoding() {
+    let stand = one_server();
+    let login = Login::default().with("client_encoding", "LATIN1");
+    let mut client = stand.sluice.log_in(&login);
+    client.ok("LISTEN news");
+    stand.direct("SELECT pg_notify('news', U&'caf\\00e9')");
+    assert_eq!(client.read().body[4..], *b"news\0caf\xe9\0");
+}
+
+#[test]
+fn what_a_changed_encoding_would_garble_is_not_sent() {
+    let stand = one_server();
+    let mut client = stand.client();
+    client.ok("LISTEN news");
+    client.ok("SET client_encoding = 'LATIN1'");
+    stand.direct("NOTIFY news, 'plain'");
+    assert_hears(&mut client, "news", "plain");
+    stand.direct("SELECT pg_notify('news', U&'caf\\00e9')");
+    assert_eq!(client.until_closed().error().expect("the reason").code, "0A000");
 }

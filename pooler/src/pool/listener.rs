@@ -64,6 +64,8 @@ impl Mailbox {
 #[derive(Debug, Default)]
 pub(super) struct Listening {
     requests: Mutex<Option<mpsc::Sender<Request>>>,
+    /// Many may want the first one at the same moment.
+    opening: tokio::sync::Mutex<()>,
     /// Here, by the client's number, because a session has no room for what few clients use.
     mailboxes: Mutex<HashMap<u64, Arc<Mailbox>>>,
 }
@@ -143,14 +145,16 @@ impl Pool {
         if let Some(requests) = self.listening.running() {
             return Ok(requests);
         }
-        let none = VarsTable::default().intern(Vec::new());
         let target = self.target();
-        let turn = (self.registry().next_id(), target.hosts.pick());
-        let (server, _) = Server::open(&target, turn, none, &self.key, self.registry()).await?;
+        let opening = tokio::time::timeout(target.timeout, self.listening.opening.lock()).await;
+        let _opening = opening.map_err(|_| ConnectError::Timeout)?;
         // Somebody else may have been faster.
         if let Some(requests) = self.listening.running() {
             return Ok(requests);
         }
+        let none = VarsTable::default().intern(Vec::new());
+        let turn = (self.registry().next_id(), target.hosts.pick());
+        let (server, _) = Server::open(&target, turn, none, &self.key, self.registry()).await?;
         let (sender, requests) = mpsc::channel(REQUESTS);
         *lock(&self.listening.requests) = Some(sender.clone());
         tracing::info!("{} listens for the clients of its pool", server.log_prefix());
@@ -193,6 +197,8 @@ impl Listener {
     }
 
     async fn serve(mut self, mut requests: mpsc::Receiver<Request>) {
+        // What most clients read; sessions look whether theirs does. Should it fail, so does the connection.
+        let _ = self.ask("SET client_encoding = 'UTF8'", Asked::Other);
         let mut rounds = tokio::time::interval_at(tokio::time::Instant::now() + ROUND, ROUND);
         let ended = loop {
             let result = tokio::select! {
@@ -232,9 +238,14 @@ impl Listener {
         }
     }
 
-    /// Stops listening where nobody is left.
+    /// Stops listening where nobody is left, nor about to come: an UNLISTEN behind a LISTEN that is on its way would undo it.
+    /// If that one fails, the next round comes back here.
     fn leave_channels(&mut self) -> io::Result<()> {
-        let empty: Vec<_> = self.channels.extract_if(|_, them| them.is_empty()).map(|(channel, _)| channel).collect();
+        let asked = &self.asked;
+        let is_asked_for =
+            |name: &str| asked.iter().any(|asked| matches!(asked, Asked::Listen { channel, .. } if **channel == *name));
+        let empty = self.channels.extract_if(|name, them| them.is_empty() && !is_asked_for(name));
+        let empty: Vec<_> = empty.map(|(channel, _)| channel).collect();
         for channel in empty {
             // A LISTEN that is behind it in the queue listens again.
             self.ask(&format!("UNLISTEN {}", quote_identifier(&channel)), Asked::Other)?;
@@ -316,12 +327,10 @@ impl Listener {
 
     /// Everybody who listens is told that something may have been missed.
     fn end(self, error: Option<io::Error>) {
-        let Some(pool) = self.pool.upgrade() else { return };
-        if error.is_some() {
-            for mailbox in self.channels.values().flatten() {
-                mailbox.client.evict(Eviction::ListenerLost);
-            }
+        for mailbox in self.channels.values().flatten() {
+            mailbox.client.evict(Eviction::ListenerLost);
         }
+        let Some(pool) = self.pool.upgrade() else { return };
         let reason = error.map_or("nobody listens".to_owned(), |error| format!("listener lost: {error}"));
         pool.dispose(Box::new(self.server), &reason);
     }

@@ -29,6 +29,12 @@ pub fn is_safe(statement: &str) -> bool {
     !statement.contains(['\\', '&']) && !MISLEADING.iter().any(|misleading| name.contains(misleading))
 }
 
+/// Whether `statement`, which sets client_encoding, names UTF8.
+pub fn is_utf8(statement: &str) -> bool {
+    let name = normalized(statement);
+    name.contains("utf8") || name.contains("unicode")
+}
+
 /// PostgreSQL compares names of encodings without case and punctuation.
 fn normalized(statement: &str) -> String {
     statement.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase()).collect()

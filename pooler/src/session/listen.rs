@@ -8,19 +8,33 @@ use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use sluice_wire::frame::Frames;
 use sluice_wire::message::{Report, Status};
 
 use super::request::Request;
-use super::run::Step;
+use super::run::{Slow, Step};
 use super::send::unknown_shard;
 use super::transaction::Effect;
-use super::{Link, Session};
+use super::{Link, Session, encoding};
 
 impl Session {
     /// LISTEN or UNLISTEN on its own, of a session that holds no server.
     pub(super) fn listens_by_pool(&self, request: &Request) -> bool {
         let alone = matches!(&*request.effects, [Effect::Listen(_) | Effect::Unlisten(_)]) && request.statements == 1;
-        alone && matches!(self.link, Link::None) && !self.open && !self.upstream.is_sharded()
+        let is_free = matches!(self.link, Link::None) && !self.open;
+        alone && is_free && !self.upstream.is_sharded() && self.reads_utf8()
+    }
+
+    /// The listener hears in UTF8.
+    fn reads_utf8(&self) -> bool {
+        if let Some(statement) = self.vars.get("client_encoding") {
+            return encoding::is_utf8(statement);
+        }
+        let welcome = self.upstream.pools().first().and_then(|pool| pool.welcome());
+        welcome.is_some_and(|welcome| {
+            let mut parameters = welcome.parameters.iter();
+            parameters.any(|(name, value)| name == "client_encoding" && value == "UTF8")
+        })
     }
 
     /// Returns when nothing that is committed from now on is missed.
@@ -59,6 +73,9 @@ impl Session {
         let at_rest = self.status() == Status::Idle && !self.open && !self.flow.copy_in;
         let pool = self.upstream.pools().first().filter(|_| at_rest)?;
         let mail = pool.take_mail(&self.client);
+        if !self.reads_utf8() && !is_plain(&mail) {
+            return Some(Step::Slow(Slow::fail(garbled())));
+        }
         match self.reply(&mail) {
             Step::Read => None,
             end => Some(end),
@@ -69,6 +86,17 @@ impl Session {
     pub(super) fn hides_channels(&self, request: &Request) -> bool {
         self.client.listens.load(Ordering::Relaxed) && request.effects.contains(&Effect::ShowChannels)
     }
+}
+
+/// NotificationResponse messages whose text is the same in all encodings.
+fn is_plain(mail: &[u8]) -> bool {
+    Frames::new(mail).map_while(Result::ok).all(|frame| frame.body.get(4..).is_none_or(<[u8]>::is_ascii))
+}
+
+fn garbled() -> Report {
+    Report::fatal("0A000", "a notification cannot be converted to this client_encoding")
+        .detail("It was changed after LISTEN, which another connection serves in UTF8.")
+        .hint("set client_encoding before LISTEN")
 }
 
 /// See [`Session::hides_channels`].
