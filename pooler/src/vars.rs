@@ -30,6 +30,30 @@ impl Vars {
     }
 }
 
+/// What decides the meaning of literals and names when a statement is prepared.
+const READING: [&str; 10] = [
+    "array_nulls",
+    "client_encoding",
+    "datestyle",
+    "intervalstyle",
+    "lc_monetary",
+    "search_path",
+    "timezone",
+    "timezone_abbreviations",
+    "transform_null_equals",
+    "xmloption",
+];
+
+/// Whether the setting is one of those by which a statement is read.
+pub fn is_for_reading(name: &str) -> bool {
+    READING.contains(&name)
+}
+
+/// Whether a statement that is prepared under either of them is the same one.
+pub fn read_alike(one: &Arc<Vars>, other: &Arc<Vars>) -> bool {
+    Arc::ptr_eq(one, other) || READING.iter().all(|name| one.get(name) == other.get(name))
+}
+
 /// Quotes a value as an SQL string constant, right whatever standard_conforming_strings is.
 pub fn quote_literal(value: &str) -> String {
     let doubled = value.replace('\'', "''");
@@ -110,6 +134,15 @@ impl VarsTable {
     pub fn without(&self, vars: &Vars, names: &[Var]) -> Arc<Vars> {
         let is_named = |var: &&Var| names.iter().any(|name| name.name == var.name);
         self.intern(vars.entries.iter().filter(|var| !is_named(var)).cloned().collect())
+    }
+
+    /// `vars`, but statements are read as under `like`.
+    pub fn reading_like(&self, vars: &Vars, like: &Vars) -> Arc<Vars> {
+        let of = |vars: &Vars, is_wanted: bool| {
+            let entries = vars.entries.iter().filter(|var| is_for_reading(&var.name) == is_wanted);
+            entries.cloned().collect::<Vec<_>>()
+        };
+        self.intern([of(vars, false), of(like, true)].concat())
     }
 
     /// RESET ALL: everything but role and session authorization back to `base`.

@@ -272,3 +272,47 @@ fn a_pipeline_that_would_need_it_elsewhere_is_told_so() {
         None => assert_eq!(answer.column(), ["1"]),
     }
 }
+
+#[test]
+fn a_literal_means_what_its_clients_settings_say() {
+    let (_stand, mut one, mut two) = hopping(&[]);
+    one.ok("SET datestyle = 'ISO, DMY'");
+    two.ok("SET datestyle = 'ISO, MDY'");
+    one.ok("PREPARE q AS SELECT date '01/02/2020'");
+    two.ok("PREPARE q AS SELECT date '01/02/2020'");
+    for _ in 0..3 {
+        assert_eq!(one.value("EXECUTE q"), "2020-02-01");
+        assert_eq!(two.value("EXECUTE q"), "2020-01-02");
+    }
+    // As PostgreSQL does, by what held when it was prepared.
+    one.ok("SET datestyle = 'ISO, MDY'");
+    for _ in 0..4 {
+        assert_eq!(one.value("EXECUTE q"), "2020-02-01");
+        assert_eq!(one.value("SELECT date '01/02/2020'"), "2020-01-02");
+    }
+    one.ok("BEGIN");
+    one.ok("SET LOCAL datestyle = 'ISO, DMY'");
+    one.ok("PREPARE r AS SELECT date '01/02/2020'");
+    one.ok("COMMIT");
+    two.ok("PREPARE r AS SELECT date '01/02/2020'");
+    for _ in 0..4 {
+        one.ok("EXECUTE r");
+        assert_eq!(two.value("EXECUTE r"), "2020-01-02");
+    }
+}
+
+#[test]
+fn tables_of_one_name_in_two_schemas() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    stand.direct("CREATE SCHEMA s1; CREATE TABLE s1.t AS SELECT 1 AS a");
+    stand.direct("CREATE SCHEMA s2; CREATE TABLE s2.t AS SELECT 'x' AS a, 2 AS b");
+    let (mut one, mut two) = (stand.client(), stand.client());
+    one.ok("SET search_path = s1");
+    two.ok("SET search_path = s2");
+    one.ok("PREPARE q AS SELECT * FROM t");
+    two.ok("PREPARE q AS SELECT * FROM t");
+    for _ in 0..3 {
+        assert_eq!(one.value("EXECUTE q"), "1");
+        assert_eq!(two.value("EXECUTE q"), "x");
+    }
+}

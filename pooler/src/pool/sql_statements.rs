@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::vars::{Vars, read_alike};
+
 /// By name, least recently used first.
 #[derive(Debug, Default)]
 pub struct SqlStatements {
@@ -16,6 +18,8 @@ struct Held {
     text: Arc<str>,
     /// When that was, in the order of all PREPAREs of the process.
     stamp: u64,
+    /// The settings by which its text was read; `None`: nobody knows.
+    vars: Option<Arc<Vars>>,
 }
 
 impl SqlStatements {
@@ -23,15 +27,19 @@ impl SqlStatements {
         self.held.iter().any(|held| &*held.name == name)
     }
 
-    /// Whether `name` was made by this very text, and not before `stamp`: a plan that is older than its client may have
-    /// columns that the client has never heard of.
-    pub fn matches(&self, name: &str, text: &str, stamp: u64) -> bool {
-        self.held.iter().any(|held| &*held.name == name && held.stamp >= stamp && *held.text == *text)
+    /// Whether `name` was made by this very text, read by these settings (what is the date '01/02/2020'?), and not before
+    /// `stamp`: a plan that is older than its client may have columns that the client has never heard of.
+    pub fn matches(&self, name: &str, (text, vars): (&str, &Arc<Vars>), stamp: u64) -> bool {
+        let is_same = |held: &Held| {
+            let is_read_alike = held.vars.as_ref().is_some_and(|known| read_alike(known, vars));
+            held.stamp >= stamp && *held.text == *text && is_read_alike
+        };
+        self.held.iter().any(|held| &*held.name == name && is_same(held))
     }
 
-    pub fn insert(&mut self, name: &str, text: Arc<str>, stamp: u64) {
+    pub fn insert(&mut self, name: &str, (text, vars): (Arc<str>, Option<Arc<Vars>>), stamp: u64) {
         self.remove(name);
-        self.held.push(Held { name: name.into(), text, stamp });
+        self.held.push(Held { name: name.into(), text, stamp, vars });
     }
 
     pub fn remove(&mut self, name: &str) {
@@ -58,12 +66,13 @@ impl SqlStatements {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vars::VarsTable;
 
     #[test]
     fn the_least_recently_used_goes_first() {
         let mut statements = SqlStatements::default();
         for name in ["a", "b", "c"] {
-            statements.insert(name, "PREPARE".into(), 1);
+            statements.insert(name, ("PREPARE".into(), None), 1);
         }
         statements.touch("a");
         assert_eq!(statements.surplus(1, 3).collect::<Vec<_>>(), ["b"]);
@@ -72,12 +81,18 @@ mod tests {
     }
 
     #[test]
-    fn an_older_plan_is_not_the_same_statement() {
+    fn an_older_plan_or_one_by_other_settings_is_not_the_same_statement() {
+        let table = VarsTable::default();
+        let none = table.intern(Vec::new());
+        let (named, dated) = (table.with(&none, "application_name", "x"), table.with(&none, "datestyle", "x"));
         let mut statements = SqlStatements::default();
-        statements.insert("a", "PREPARE a AS SELECT 1".into(), 5);
-        assert!(statements.matches("a", "PREPARE a AS SELECT 1", 5));
-        assert!(!statements.matches("a", "PREPARE a AS SELECT 1", 6));
-        assert!(!statements.matches("a", "PREPARE a AS SELECT 2", 5));
+        statements.insert("a", ("PREPARE a AS SELECT 1".into(), Some(none.clone())), 5);
+        let matches = |text, vars, stamp| statements.matches("a", (text, vars), stamp);
+        assert!(matches("PREPARE a AS SELECT 1", &none, 5));
+        assert!(matches("PREPARE a AS SELECT 1", &named, 5));
+        assert!(!matches("PREPARE a AS SELECT 1", &dated, 5));
+        assert!(!matches("PREPARE a AS SELECT 1", &none, 6));
+        assert!(!matches("PREPARE a AS SELECT 2", &none, 5));
         statements.remove("a");
         assert!(!statements.has("a"));
     }

@@ -19,7 +19,7 @@ use super::run::Slow;
 use super::transaction::Effect;
 use super::{Link, Session};
 use crate::pool::SqlStatements;
-use crate::vars::{quote_identifier, quote_literal};
+use crate::vars::{Vars, VarsTable, quote_identifier, quote_literal, read_alike, transition};
 
 /// Takes a name, and does nothing else: for a name that the client's protocol-level statement has.
 const PLACEHOLDER: &str = "AS SELECT";
@@ -33,6 +33,8 @@ pub struct SqlPrepared {
     pub leaves: Residue,
     /// Plans that are older than this are not the client's.
     stamp: u64,
+    /// The settings by which the client's PREPARE was read.
+    vars: Arc<Vars>,
 }
 
 pub type SqlNames = HashMap<Box<str>, SqlPrepared, foldhash::fast::RandomState>;
@@ -41,14 +43,20 @@ pub type SqlNames = HashMap<Box<str>, SqlPrepared, foldhash::fast::RandomState>;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Deallocate(Box<str>),
-    Prepare(Box<str>, Arc<str>),
+    Prepare(Box<str>, Arc<str>, Option<Arc<Vars>>),
 }
 
 impl Step {
-    fn sql(&self) -> String {
+    /// On a server that reads by the settings `now`. One text, so that the settings are back also if it fails.
+    fn sql(&self, table: &VarsTable, now: &Arc<Vars>) -> String {
         match self {
             Self::Deallocate(name) => format!("DEALLOCATE {}", quote_identifier(name)),
-            Self::Prepare(_, text) => text.to_string(),
+            Self::Prepare(_, text, Some(vars)) if !read_alike(vars, now) => {
+                let then = table.reading_like(now, vars);
+                let (to, back) = (transition(now, &then), transition(&then, now));
+                format!("{};\n{text}\n;{}", to.unwrap_or_default(), back.unwrap_or_default())
+            }
+            Self::Prepare(_, text, _) => text.to_string(),
         }
     }
 }
@@ -126,27 +134,47 @@ impl Session {
     pub(super) async fn sync_sql_statements(&mut self, steps: Vec<Step>) -> Result<(), Report> {
         for step in steps {
             let stamp = self.shared.statements.stamp();
+            let (now, is_known) = (self.settings().clone(), !self.reads_otherwise());
+            let sql = step.sql(&self.shared.vars, &now);
             let Some(server) = self.server_mut() else { return Ok(()) };
-            let done = server.run(&step.sql()).await.map_err(|error| lost(&error))?;
+            let done = server.run(&sql).await.map_err(|error| lost(&error))?;
+            // The client's settings are what they were.
+            server.reported.clear();
             if let Some(report) = failure(&done) {
                 return Err(report);
             }
             let held = server.sql_statements.get_or_insert_default();
             match step {
                 Step::Deallocate(name) => held.remove(&name),
-                Step::Prepare(name, text) => held.insert(&name, text, stamp),
+                Step::Prepare(name, text, vars) => {
+                    held.insert(&name, (text, is_known.then(|| vars.unwrap_or(now))), stamp);
+                }
             }
         }
         Ok(())
     }
 
+    /// Those that its servers have now, but for what SET LOCAL has changed.
+    fn settings(&self) -> &Arc<Vars> {
+        match &self.link {
+            Link::Transaction(transaction) => &transaction.log.vars,
+            _ => &self.vars,
+        }
+    }
+
+    fn reads_otherwise(&self) -> bool {
+        matches!(&self.link, Link::Transaction(transaction) if transaction.log.reads_otherwise())
+    }
+
     /// PREPARE has succeeded.
     pub(super) fn prepared_by_sql(&mut self, name: &str, text: Option<&Arc<str>>, leaves: Residue) {
         let stamp = self.shared.statements.stamp();
-        let prepared = SqlPrepared { text: text.cloned(), leaves, stamp };
+        let vars = self.settings().clone();
+        let known = (!self.reads_otherwise()).then(|| vars.clone());
+        let prepared = SqlPrepared { text: text.cloned(), leaves, stamp, vars };
         self.statements.get_or_insert_default().sql.insert(name.into(), prepared);
         if let (Some(server), Some(text)) = (self.server_mut(), text) {
-            server.sql_statements.get_or_insert_default().insert(name, text.clone(), stamp);
+            server.sql_statements.get_or_insert_default().insert(name, (text.clone(), known), stamp);
         }
     }
 
@@ -180,17 +208,17 @@ fn difference(name: &str, own: Option<&SqlPrepared>, taken: bool, held: &SqlStat
     let wanted = match own {
         // It is where the session is.
         Some(SqlPrepared { text: None, .. }) => return,
-        Some(SqlPrepared { text: Some(text), stamp, .. }) if held.matches(name, text, *stamp) => return,
-        Some(SqlPrepared { text: Some(text), .. }) => Some(text.clone()),
+        Some(SqlPrepared { text: Some(text), stamp, vars, .. }) if held.matches(name, (text, vars), *stamp) => return,
+        Some(SqlPrepared { text: Some(text), vars, .. }) => Some((text.clone(), Some(vars.clone()))),
         // PREPARE says that the name is taken, and DEALLOCATE frees it.
         None if taken && held.has(name) => return,
-        None if taken => Some(format!("PREPARE {} {PLACEHOLDER}", quote_identifier(name)).into()),
+        None if taken => Some((format!("PREPARE {} {PLACEHOLDER}", quote_identifier(name)).into(), None)),
         None => None,
     };
     if held.has(name) {
         steps.push(Step::Deallocate(name.into()));
     }
-    steps.extend(wanted.map(|text| Step::Prepare(name.into(), text)));
+    steps.extend(wanted.map(|(text, vars)| Step::Prepare(name.into(), text, vars)));
 }
 
 /// As an SQL condition on pg_prepared_statements: those that pin nobody.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_router::Schema;
 use sluice_router::template::{Action, Residue, SchemaChange, SetAction, SetValue, Statement};
 
-use crate::vars::{Vars, VarsTable, quote_identifier, set_statement};
+use crate::vars::{Vars, VarsTable, is_for_reading, quote_identifier, set_statement};
 
 /// One step that a server enlisted later has to repeat.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +69,11 @@ impl TransactionLog {
     /// The prologue is a bare BEGIN.
     pub fn is_plain(&self) -> bool {
         self.plain && self.steps.iter().all(|step| matches!(step, Step::Listening(_)))
+    }
+
+    /// Whether it has set something by which statements are read, for itself or for good.
+    pub fn reads_otherwise(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Set(name, _) if **name == *"all" || is_for_reading(name)))
     }
 
     pub fn before(&self) -> &Arc<Vars> {
