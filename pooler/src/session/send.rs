@@ -117,7 +117,11 @@ impl Session {
     /// A transaction that is about to take its first server passes the gates of its user, database and tenant, or waits there.
     #[cold]
     fn pass_gates(&self, mut decided: Decided) -> Result<Decided, Slow> {
-        if self.server().is_some_and(|server| server.passes.is_some()) {
+        let has_passed = match &self.link {
+            Link::Transaction(transaction) => !transaction.participants.is_empty(),
+            _ => self.server().is_some_and(|server| server.passes.is_some()),
+        };
+        if has_passed {
             return Ok(decided);
         }
         let passes = decided.passes.get_or_insert_default();

@@ -58,3 +58,18 @@ fn a_tenant_has_its_own_rate() {
     }
     assert!(began.elapsed() < took);
 }
+
+#[test]
+fn a_transaction_of_two_tenants_does_not_wait_for_itself() {
+    let fleet = Fleet::start().filled();
+    let sluice = fleet.sluice_with("max_tenant_transactions = 1\ndefault_pool_size = 5\nquery_wait_timeout = 3");
+    let organizations = fleet.spread(2);
+    let mut client = sluice.connect("epfo");
+    for _ in 0..2 {
+        client.query("BEGIN").ok();
+        for organization in [0, 1, 1, 0, 1] {
+            client.query(&names(organizations[organization])).ok();
+        }
+        client.query("COMMIT").ok();
+    }
+}
