@@ -54,6 +54,14 @@ pub fn read_alike(one: &Arc<Vars>, other: &Arc<Vars>) -> bool {
     Arc::ptr_eq(one, other) || READING.iter().all(|name| one.get(name) == other.get(name))
 }
 
+/// The statements after which a server with `from` reads statements as one with `to`. Nothing else changes: not the role.
+pub fn switch_reading(from: &Vars, to: &Vars) -> String {
+    let differ = READING.iter().filter(|name| from.get(name) != to.get(name));
+    let statements: Vec<_> =
+        differ.map(|name| to.get(name).map_or_else(|| reset_statement(name), str::to_owned)).collect();
+    statements.join("; ")
+}
+
 /// Quotes a value as an SQL string constant, right whatever standard_conforming_strings is.
 pub fn quote_literal(value: &str) -> String {
     let doubled = value.replace('\'', "''");
@@ -134,15 +142,6 @@ impl VarsTable {
     pub fn without(&self, vars: &Vars, names: &[Var]) -> Arc<Vars> {
         let is_named = |var: &&Var| names.iter().any(|name| name.name == var.name);
         self.intern(vars.entries.iter().filter(|var| !is_named(var)).cloned().collect())
-    }
-
-    /// `vars`, but statements are read as under `like`.
-    pub fn reading_like(&self, vars: &Vars, like: &Vars) -> Arc<Vars> {
-        let of = |vars: &Vars, is_wanted: bool| {
-            let entries = vars.entries.iter().filter(|var| is_for_reading(&var.name) == is_wanted);
-            entries.cloned().collect::<Vec<_>>()
-        };
-        self.intern([of(vars, false), of(like, true)].concat())
     }
 
     /// RESET ALL: everything but role and session authorization back to `base`.

@@ -290,6 +290,19 @@ fn a_literal_means_what_its_clients_settings_say() {
         assert_eq!(one.value("EXECUTE q"), "2020-02-01");
         assert_eq!(one.value("SELECT date '01/02/2020'"), "2020-01-02");
     }
+    // Nothing else of the session changes with that, inside a transaction neither.
+    one.ok("SET ROLE pg_read_all_data");
+    for _ in 0..4 {
+        // On both servers.
+        two.ok("EXECUTE q");
+        two.ok("EXECUTE q");
+        one.ok("BEGIN");
+        one.ok("SET LOCAL ROLE pg_monitor");
+        assert_eq!(one.value("EXECUTE q"), "2020-02-01");
+        assert_eq!(one.value("SELECT date '01/02/2020' || current_user::text"), "2020-01-02pg_monitor");
+        one.ok("COMMIT");
+    }
+    one.ok("RESET ROLE");
     one.ok("BEGIN");
     one.ok("SET LOCAL datestyle = 'ISO, DMY'");
     one.ok("PREPARE r AS SELECT date '01/02/2020'");

@@ -19,7 +19,7 @@ use super::run::Slow;
 use super::transaction::Effect;
 use super::{Link, Session};
 use crate::pool::SqlStatements;
-use crate::vars::{Vars, VarsTable, quote_identifier, quote_literal, read_alike, transition};
+use crate::vars::{Vars, quote_identifier, quote_literal, read_alike, switch_reading};
 
 /// Takes a name, and does nothing else: for a name that the client's protocol-level statement has.
 const PLACEHOLDER: &str = "AS SELECT";
@@ -48,13 +48,11 @@ pub(super) enum Step {
 
 impl Step {
     /// On a server that reads by the settings `now`. One text, so that the settings are back also if it fails.
-    fn sql(&self, table: &VarsTable, now: &Arc<Vars>) -> String {
+    fn sql(&self, now: &Arc<Vars>) -> String {
         match self {
             Self::Deallocate(name) => format!("DEALLOCATE {}", quote_identifier(name)),
             Self::Prepare(_, text, Some(vars)) if !read_alike(vars, now) => {
-                let then = table.reading_like(now, vars);
-                let (to, back) = (transition(now, &then), transition(&then, now));
-                format!("{};\n{text}\n;{}", to.unwrap_or_default(), back.unwrap_or_default())
+                format!("{};\n{text}\n;{}", switch_reading(now, vars), switch_reading(vars, now))
             }
             Self::Prepare(_, text, _) => text.to_string(),
         }
@@ -135,7 +133,7 @@ impl Session {
         for step in steps {
             let stamp = self.shared.statements.stamp();
             let (now, is_known) = (self.settings().clone(), !self.reads_otherwise());
-            let sql = step.sql(&self.shared.vars, &now);
+            let sql = step.sql(&now);
             let Some(server) = self.server_mut() else { return Ok(()) };
             let done = server.run(&sql).await.map_err(|error| lost(&error))?;
             // The client's settings are what they were.
