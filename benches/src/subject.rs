@@ -163,6 +163,9 @@ fn command(subject: Subject, binaries: &Binaries, directory: &Path) -> Command {
         Subject::PgBouncer => {
             let programs = Programs::find();
             programs.give(directory);
+            for file in fs::read_dir(directory).into_iter().flatten().flatten() {
+                programs.give(&file.path());
+            }
             programs.as_user(&binaries.pgbouncer)
         }
         Subject::Unsharded | Subject::Sharded => Command::new(&binaries.sluice),

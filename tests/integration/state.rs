@@ -455,3 +455,21 @@ fn what_follows_the_end_of_a_block_in_one_message_is_not_part_of_it() {
     client.ok("ROLLBACK");
     assert_everywhere(&mut client, "SHOW work_mem", "8MB");
 }
+
+#[test]
+fn a_rollback_takes_back_what_stood_before_begin_in_its_message() {
+    let stand = one_server();
+    let mut client = stand.client();
+    for sql in ["SET work_mem = '7MB'; BEGIN", "SET work_mem = '7MB'; COMMIT; RESET ALL; BEGIN"] {
+        client.ok(sql);
+        client.ok("ROLLBACK");
+        let expected = if sql.contains("COMMIT") { "7MB" } else { "4MB" };
+        assert_eq!(client.value("SHOW work_mem"), expected, "{sql}");
+        assert_eq!(stand.client().value("SHOW work_mem"), "4MB", "{sql}");
+    }
+    client.ok("RESET work_mem");
+    client.ok("SET work_mem = '7MB'; BEGIN");
+    client.ok("COMMIT");
+    assert_eq!(client.value("SHOW work_mem"), "7MB");
+    assert_eq!(stand.client().value("SHOW work_mem"), "4MB");
+}

@@ -52,7 +52,8 @@ impl Session {
         for (number, effect) in effects.iter().take(completed).enumerate() {
             self.apply_effect(effect, outcome.rollbacks.contains(&(number as u32)));
             match effect {
-                // The statements of one message are a block, even if nobody has begun one.
+                // The statements of one message are a block, even if nobody has begun one; BEGIN takes it over.
+                Effect::Begin(_) => self.with_log(|log| log.take_over(&safe)),
                 Effect::Rollback { .. } if matches!(self.link, Link::One(_)) => self.vars = safe.clone(),
                 Effect::Commit { chain } | Effect::Rollback { chain } => {
                     safe = self.vars.clone();

@@ -76,6 +76,13 @@ impl TransactionLog {
         self.steps.iter().any(|step| matches!(step, Step::Set(name, _) if **name == *"all" || is_for_reading(name)))
     }
 
+    /// BEGIN behind other statements of its message: a rollback takes back theirs, too.
+    pub fn take_over(&mut self, before: &Arc<Vars>) {
+        if self.steps.is_empty() {
+            self.before = before.clone();
+        }
+    }
+
     pub fn before(&self) -> &Arc<Vars> {
         &self.before
     }
