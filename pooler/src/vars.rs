@@ -28,6 +28,14 @@ impl Vars {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.entries.iter().find(|var| &*var.name == name).map(|var| &*var.statement)
     }
+
+    /// Those by which a statement is read, as the statements that set them; empty for most clients.
+    pub fn reading(&self) -> String {
+        let mut statements =
+            self.entries.iter().filter(|var| is_for_reading(&var.name)).map(|var| &*var.statement).collect::<Vec<_>>();
+        statements.sort_unstable();
+        statements.join("; ")
+    }
 }
 
 /// What decides the meaning of literals and names when a statement is prepared.

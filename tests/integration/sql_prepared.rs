@@ -329,3 +329,34 @@ fn tables_of_one_name_in_two_schemas() {
         assert_eq!(two.value("EXECUTE q"), "x");
     }
 }
+
+#[test]
+fn a_literal_of_the_protocols_statements_means_it_as_well() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let (mut one, mut two) = (stand.client(), stand.client());
+    one.ok("SET datestyle = 'ISO, DMY'");
+    two.ok("SET datestyle = 'ISO, MDY'");
+    for client in [&mut one, &mut two] {
+        client.run(Batch::new().parse("q", "SELECT date '01/02/2020'").sync());
+    }
+    let a = one.run(Batch::new().run_prepared("q", &[]).sync()).column();
+    let b = two.run(Batch::new().run_prepared("q", &[]).sync()).column();
+    assert_eq!((a, b), (vec!["2020-02-01".to_owned()], vec!["2020-01-02".to_owned()]));
+}
+
+#[test]
+fn settings_of_the_same_batch_count_as_well() {
+    let stand = Stand::start(&["default_pool_size = 1"]);
+    let (mut one, mut two) = (stand.client(), stand.client());
+    let sql = "SELECT date '01/02/2020'";
+    one.run(Batch::new().run("SET datestyle = 'ISO, DMY'", &[]).parse("q", sql).sync());
+    one.ok("BEGIN");
+    one.ok("SET LOCAL datestyle = 'ISO, YMD'");
+    one.ok("COMMIT");
+    two.ok("BEGIN; SET LOCAL datestyle = 'ISO, DMY'");
+    two.run(Batch::new().parse("local", sql).sync());
+    two.ok("COMMIT");
+    two.run(Batch::new().parse("q", sql).sync());
+    assert_eq!(one.run(Batch::new().run_prepared("q", &[]).sync()).column(), ["2020-02-01"]);
+    assert_eq!(two.run(Batch::new().run_prepared("q", &[]).sync()).column(), ["2020-01-02"]);
+}

@@ -389,11 +389,12 @@ impl Session {
     }
 
     pub(super) fn remember_parse(&mut self, parse: &Parse<'_>) {
+        let reading = self.reading(false);
         let statements = self.statements.get_or_insert_default();
         if parse.name.is_empty() {
             statements.set_unnamed(parse.tail);
         } else {
-            statements.named.insert(parse.name.into(), self.shared.statements.intern(parse.tail));
+            statements.named.insert(parse.name.into(), self.shared.statements.intern(parse.tail, &reading));
         }
     }
 }

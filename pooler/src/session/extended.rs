@@ -16,8 +16,10 @@ use crate::net::with_output;
 use crate::pool::{Lease, Unnamed, statement_name, statement_number};
 
 impl Session {
-    /// Sends a batch that names prepared statements.
-    pub(super) fn send_edited(&mut self, batch: &[u8], syncs: u32) -> io::Result<()> {
+    /// Sends a batch that names prepared statements. `sets`: it changes settings as well.
+    pub(super) fn send_edited(&mut self, batch: &[u8], syncs: u32, sets: bool) -> io::Result<()> {
+        let parses = Frames::new(batch).map_while(Result::ok).any(|frame| frame.tag == b'P');
+        let reading = if parses { self.reading(sets) } else { String::new() };
         let client = self.client.id;
         let limit = self.limits.max_prepared_statements;
         let statements = self.statements.get_or_insert_default();
@@ -38,6 +40,7 @@ impl Session {
                 statements,
                 lease,
                 table,
+                reading: &reading,
                 client,
                 limit,
                 edited: &mut edited,
@@ -121,6 +124,8 @@ struct Edit<'a> {
     statements: &'a mut ClientStatements,
     lease: &'a mut Lease,
     table: &'a StatementTable,
+    /// The settings by which statements are read now.
+    reading: &'a str,
     client: u64,
     limit: u32,
     /// A response has to be left out or made: the queue is needed.
@@ -180,7 +185,7 @@ impl Edit<'_> {
         if self.statements.has(parse.name) {
             return self.parse_taken(parse, raw);
         }
-        let prepared = self.table.intern(parse.tail);
+        let prepared = self.table.intern(parse.tail, self.reading);
         self.statements.insert(parse.name, prepared.clone());
         if self.lease.has_statement(prepared.id) {
             return self.special(Reply::LocalParse);

@@ -1,8 +1,9 @@
 //! Protocol-level prepared statements (those of SQL are in [`super::sql_prepared`]), which outlive the server they were first prepared on.
 //!
-//! A statement is known by its text and parameter types, whoever prepared it, and has one number in the whole process.
+//! A statement is known by its text and parameter types, and by the settings that decide what they mean, whoever prepared it, and has one number in the whole process.
 //! Its name on every server follows from the number, so all clients that prepare the same text share one statement a server.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -18,6 +19,8 @@ pub struct Prepared {
     pub id: u32,
     /// What follows the name in a Parse message: text and types.
     pub tail: Box<[u8]>,
+    /// The settings by which its literals and names are read ([`crate::vars::Vars::reading`]).
+    pub reading: Box<str>,
 }
 
 /// All statements of this process.
@@ -38,10 +41,13 @@ struct State {
 }
 
 impl StatementTable {
-    /// The one statement with this text and these types.
-    pub fn intern(&self, tail: &[u8]) -> Arc<Prepared> {
+    /// The one statement with this text and these types that is read by these settings.
+    pub fn intern(&self, tail: &[u8], reading: &str) -> Arc<Prepared> {
+        // A Parse message ends with its types, so nothing that is longer by a text is another statement's.
+        let key: Cow<'_, [u8]> =
+            if reading.is_empty() { tail.into() } else { [tail, reading.as_bytes()].concat().into() };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(prepared) = state.known.get(tail).and_then(Weak::upgrade) {
+        if let Some(prepared) = state.known.get(&*key).and_then(Weak::upgrade) {
             return prepared;
         }
         if state.known.len() >= state.sweep_at {
@@ -49,8 +55,8 @@ impl StatementTable {
             state.sweep_at = (state.known.len() * 2).max(1024);
         }
         state.next_id = state.next_id.wrapping_add(1);
-        let prepared = Arc::new(Prepared { id: state.next_id, tail: tail.into() });
-        state.known.insert(tail.into(), Arc::downgrade(&prepared));
+        let prepared = Arc::new(Prepared { id: state.next_id, tail: tail.into(), reading: reading.into() });
+        state.known.insert(key.into_owned().into(), Arc::downgrade(&prepared));
         if tail.len() <= RECENT_LENGTH {
             if state.recent.len() == RECENT {
                 state.recent.pop_front();
@@ -151,31 +157,32 @@ mod tests {
     #[test]
     fn equal_statements_share_a_number() {
         let table = StatementTable::default();
-        let first = table.intern(b"select 1\0\0\0");
-        assert!(Arc::ptr_eq(&first, &table.intern(b"select 1\0\0\0")));
-        assert_ne!(first.id, table.intern(b"select 2\0\0\0").id);
+        let first = table.intern(b"select 1\0\0\0", "");
+        assert!(Arc::ptr_eq(&first, &table.intern(b"select 1\0\0\0", "")));
+        assert_ne!(first.id, table.intern(b"select 2\0\0\0", "").id);
+        assert_ne!(first.id, table.intern(b"select 1\0\0\0", "SET datestyle = 'German'").id);
     }
 
     #[test]
     fn a_statement_outlives_its_client_for_a_while() {
         let table = StatementTable::default();
-        let id = table.intern(b"select 1\0\0\0").id;
-        assert_eq!(table.intern(b"select 1\0\0\0").id, id);
+        let id = table.intern(b"select 1\0\0\0", "").id;
+        assert_eq!(table.intern(b"select 1\0\0\0", "").id, id);
         for number in 0..RECENT {
-            table.intern(format!("select {number}, 2\0\0\0").as_bytes());
+            table.intern(format!("select {number}, 2\0\0\0").as_bytes(), "");
         }
         // A server may still hold the old one under the old number; it must not be taken for the new one.
-        assert_ne!(table.intern(b"select 1\0\0\0").id, id);
+        assert_ne!(table.intern(b"select 1\0\0\0", "").id, id);
     }
 
     #[test]
     fn what_failed_is_undone_from_its_end() {
         let (table, mut statements) = (StatementTable::default(), ClientStatements::default());
-        statements.insert(b"a", table.intern(b"1"));
+        statements.insert(b"a", table.intern(b"1", ""));
         statements.settle(1);
-        statements.insert(b"b", table.intern(b"2"));
+        statements.insert(b"b", table.intern(b"2", ""));
         statements.remove(b"a");
-        statements.insert(b"a", table.intern(b"3"));
+        statements.insert(b"a", table.intern(b"3", ""));
         statements.remove(b"b");
         statements.remove(b"never");
         statements.settle(1);

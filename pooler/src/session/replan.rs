@@ -62,7 +62,7 @@ impl Session {
         let table = &self.shared.statements;
         if let Some(known) = &mut self.statements {
             for prepared in known.named.values_mut().filter(|prepared| statements.contains(&prepared.id)) {
-                *prepared = table.intern(&prepared.tail);
+                *prepared = table.intern(&prepared.tail, &prepared.reading);
             }
         }
     }

@@ -91,9 +91,10 @@ impl Session {
         }
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
+        let sets = request.effects.iter().any(Effect::is_set);
         let server = self.server_mut().ok_or(Slow::Control)?;
         if request.edits || in_pipeline {
-            self.send_edited(bytes, syncs).map_err(|error| broken(&error))?;
+            self.send_edited(bytes, syncs, sets).map_err(|error| broken(&error))?;
         } else {
             if simple {
                 server.unnamed = Unnamed::default();

@@ -160,6 +160,16 @@ impl Session {
         }
     }
 
+    /// By which settings the server reads the statements that are sent now: part of what a statement is. Nobody's but this one's,
+    /// where they aren't known: after SET LOCAL, or if `sets` says that the same batch changes them.
+    pub(super) fn reading(&self, sets: bool) -> String {
+        let sent = self.pending.as_ref().is_some_and(|pending| pending.effects.iter().any(Effect::is_set));
+        if sets || sent || self.reads_otherwise() {
+            return format!("-- {}", self.shared.statements.stamp());
+        }
+        self.settings().reading()
+    }
+
     fn reads_otherwise(&self) -> bool {
         matches!(&self.link, Link::Transaction(transaction) if transaction.log.reads_otherwise())
     }

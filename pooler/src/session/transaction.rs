@@ -241,6 +241,10 @@ pub enum Effect {
 }
 
 impl Effect {
+    pub fn is_set(&self) -> bool {
+        matches!(self, Self::Set(_) | Self::DiscardAll)
+    }
+
     /// `None` for an action whose values can't be told.
     pub fn of(statement: &Statement, sql: &str, value: impl FnOnce(&SetValue) -> Option<String>) -> Option<Self> {
         Some(match &statement.action {
