@@ -129,7 +129,14 @@ impl Pool {
         self.unlisten(None, client);
     }
 
-    /// One channel, or all.
+    /// One channel, or all. What the client asks for next comes behind it.
+    pub async fn unlisten_in_turn(&self, channel: Option<&str>, client: u64) {
+        let Some(requests) = self.listening.running() else { return };
+        // It has ended: nobody listens any more.
+        let _ = requests.send(Request::Unlisten { channel: channel.map(Into::into), client }).await;
+    }
+
+    /// One channel, or all, of a client that can't wait.
     pub fn unlisten(&self, channel: Option<&str>, client: u64) {
         let Some(requests) = self.listening.running() else { return };
         let request = Request::Unlisten { channel: channel.map(Into::into), client };

@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// The client has gone, or is told to go.
-    async fn interrupted(&self) -> Report {
+    pub(super) async fn interrupted(&self) -> Report {
         poll_fn(|cx| {
             if let Some(eviction) = self.client.poll_eviction(cx.waker()) {
                 return Poll::Ready(eviction_report(eviction));

@@ -191,7 +191,7 @@ impl Session {
                 "LISTEN"
             }
             Effect::Unlisten(channel) => {
-                self.unlisten(channel.as_deref());
+                self.stop_listening(channel.as_deref()).await;
                 "UNLISTEN"
             }
             _ => return Err(not_together()),

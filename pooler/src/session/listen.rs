@@ -46,7 +46,19 @@ impl Session {
             self.wait_for(home).await?.checkin();
         }
         let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-        pool.listen(channel, &self.client, waker).await
+        tokio::select! {
+            listens = pool.listen(channel, &self.client, waker) => listens,
+            report = self.interrupted() => Err(report),
+        }
+    }
+
+    /// UNLISTEN on its own.
+    pub(super) async fn stop_listening(&self, channel: Option<&str>) {
+        if self.client.listens.load(Ordering::Relaxed)
+            && let Some(pool) = self.upstream.pools().first()
+        {
+            pool.unlisten_in_turn(channel, self.client.id).await;
+        }
     }
 
     /// Of one channel, or of all.
