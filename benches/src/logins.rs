@@ -20,6 +20,9 @@ use crate::fleet::USER;
 /// The password of all clients where there is one.
 pub const PASSWORD: &str = "benchmark";
 
+/// What PostgreSQL keeps of it, with its own number of iterations: the poolers don't have to derive it for each login.
+const VERIFIER: &str = "SCRAM-SHA-256$4096:c2x1aWNlLWJlbmNobWFyaw==$uMPn4BJ7ONxRI5wzgDGSrRx8LL8q7RwDdBua7L0PHb8=:52e0OHHC4h3g8qutT090gEUaFlR60sdnnZkeJ0Aa8Lg=";
+
 /// How clients log in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -71,7 +74,7 @@ impl Access {
 
     /// Puts the files that [`Self::settings`] names into a pooler's directory.
     pub fn write_files(self, directory: &Path) -> Result<()> {
-        write_private(&directory.join("users"), &format!("\"{USER}\" \"{PASSWORD}\"\n"))?;
+        write_private(&directory.join("users"), &format!("\"{USER}\" \"{VERIFIER}\"\n"))?;
         if self.has_tls() {
             let key = KeyPair::generate().map_err(failed)?;
             let certificate = CertificateParams::new(vec!["localhost".to_owned()]).map_err(failed)?;
