@@ -473,3 +473,19 @@ fn a_rollback_takes_back_what_stood_before_begin_in_its_message() {
     assert_eq!(client.value("SHOW work_mem"), "7MB");
     assert_eq!(stand.client().value("SHOW work_mem"), "4MB");
 }
+
+#[test]
+fn a_block_goes_on_after_a_failure_inside_a_savepoint() {
+    let stand = one_server();
+    let mut client = stand.client();
+    client.ok("CREATE TABLE unique_names (name text UNIQUE)");
+    client.run(Batch::new().parse("put", "INSERT INTO unique_names VALUES ($1)").sync());
+    let put = || Batch::new().run_prepared("put", &["a"]).sync();
+    client.ok("BEGIN;");
+    assert_eq!(client.run(put()).error(), None);
+    client.ok("SAVEPOINT s;");
+    assert_eq!(client.run(put()).error().expect("a duplicate").code, "23505");
+    client.ok("ROLLBACK TO s;");
+    assert_eq!(client.ok("COMMIT;").completed(), ["COMMIT"]);
+    assert_eq!(client.ok("SELECT name FROM unique_names").column(), ["a"]);
+}

@@ -47,7 +47,12 @@ impl Flow {
     /// Responses are passed on as they come, and nobody wants to know what is in them.
     #[inline]
     fn is_plain(&self) -> bool {
-        self.swallow == 0 && self.replies.is_none() && self.outcome.is_none() && !self.copy_in && !self.swallowed_error
+        self.swallow == 0
+            && self.replies.is_none()
+            && self.outcome.is_none()
+            && !self.copy_in
+            && !self.swallowed_error
+            && !self.skips
     }
 }
 
