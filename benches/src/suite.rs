@@ -74,9 +74,21 @@ impl Scale {
             only: String::new(),
         }
     }
+}
 
-    fn wants(&self, name: &str) -> bool {
-        name.contains(&self.only)
+/// The steps of a run: which of them are wanted, and who hears that they begin.
+struct Steps<'a> {
+    scale: &'a Scale,
+    note: &'a mut dyn FnMut(&str),
+}
+
+impl Steps<'_> {
+    fn begins(&mut self, name: &str) -> bool {
+        let is_wanted = name.contains(&self.scale.only);
+        if is_wanted {
+            (self.note)(name);
+        }
+        is_wanted
     }
 }
 
@@ -159,13 +171,15 @@ pub fn run(binaries: &Binaries, scale: &Scale, note: &mut dyn FnMut(&str)) -> Re
         plain_database: fleet.plain_database(),
         catalog_url: fleet.catalog_url(),
     };
-    CannedSuite::start(binaries, &upstream(Backend::Canned, canned, Access::Trust), scale)?.run(&mut results, note)?;
+    let mut steps = Steps { scale, note };
+    let canned = upstream(Backend::Canned, canned, Access::Trust);
+    CannedSuite::start(binaries, &canned, scale)?.run(&mut results, &mut steps)?;
     let real = |access| upstream(Backend::PostgreSql, fleet.address(), access);
-    real_servers(binaries, &real(Access::Trust), scale, &mut results, note)?;
+    real_servers(binaries, &real(Access::Trust), &mut steps, &mut results)?;
     for access in [Access::Scram, Access::ScramTls] {
-        logins(binaries, &real(access), scale, &mut results, note)?;
+        logins(binaries, &real(access), &mut steps, &mut results)?;
     }
-    encrypted(binaries, &real(Access::TrustTls), scale, &mut results, note)?;
+    encrypted(binaries, &real(Access::TrustTls), &mut steps, &mut results)?;
     Ok(results)
 }
 
@@ -195,16 +209,9 @@ impl<'a> CannedSuite<'a> {
         Ok(Self { binaries, generator, poolers, scale })
     }
 
-    fn run(mut self, results: &mut Results, note: &mut dyn FnMut(&str)) -> Result<()> {
+    fn run(mut self, results: &mut Results, steps: &mut Steps<'_>) -> Result<()> {
         let scale = self.scale;
-        let mut wants = |name: String| {
-            let wanted = scale.wants(&name);
-            if wanted {
-                note(&name);
-            }
-            wanted
-        };
-        if wants(format!("memory of {} idle clients", scale.idle_clients)) {
+        if steps.begins(&format!("memory of {} idle clients", scale.idle_clients)) {
             let mut memory = [Memory::default(); 3];
             for subject in Subject::ALL {
                 memory[subject.index()] = self.memory(subject)?;
@@ -214,16 +221,17 @@ impl<'a> CannedSuite<'a> {
         for transport in Transport::ALL {
             for &protocol in scale.protocols {
                 for &clients in scale.clients {
-                    if wants(format!("canned backend, {}, {}, {clients} clients", transport.name(), protocol.name())) {
+                    let name = format!("canned backend, {}, {}, {clients} clients", transport.name(), protocol.name());
+                    if steps.begins(&name) {
                         let rounds = self.cell(transport, protocol, clients)?;
                         results.cells.push(Cell { backend: Backend::Canned, transport, protocol, clients, rounds });
                     }
                 }
             }
-            if wants(format!("canned backend, {}, {} transactions a second", transport.name(), scale.rate)) {
+            if steps.begins(&format!("canned backend, {}, {} transactions a second", transport.name(), scale.rate)) {
                 results.paced.push((transport, self.paced(transport)?));
             }
-            if wants(format!("system calls, {}", transport.name())) {
+            if steps.begins(&format!("system calls, {}", transport.name())) {
                 for clients in [FITTING, CROWD] {
                     results.counts.push(self.count(transport, clients)?);
                 }
@@ -325,23 +333,17 @@ impl<'a> CannedSuite<'a> {
     }
 }
 
-fn real_servers(
-    binaries: &Binaries,
-    upstream: &Upstream,
-    scale: &Scale,
-    results: &mut Results,
-    note: &mut dyn FnMut(&str),
-) -> Result<()> {
+fn real_servers(binaries: &Binaries, upstream: &Upstream, steps: &mut Steps<'_>, results: &mut Results) -> Result<()> {
+    let scale = steps.scale;
     let pgbench = Pgbench::new()?;
     let poolers = poolers(binaries, upstream)?;
     for transport in Transport::ALL {
         for &protocol in scale.protocols {
             for &clients in scale.clients {
                 let name = format!("PostgreSQL, {}, {}, {clients} clients", transport.name(), protocol.name());
-                if !scale.wants(&name) {
+                if !steps.begins(&name) {
                     continue;
                 }
-                note(&name);
                 let rounds = Rounds::run(scale.pgbench_rounds, |subject| {
                     let pooler = &poolers[subject.index()];
                     let protocol = protocol_of(subject, protocol, binaries);
@@ -365,19 +367,11 @@ fn poolers(binaries: &Binaries, upstream: &Upstream) -> Result<[Pooler; 3]> {
     Ok([start(first)?, start(second)?, start(third)?])
 }
 
-fn logins(
-    binaries: &Binaries,
-    upstream: &Upstream,
-    scale: &Scale,
-    results: &mut Results,
-    note: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let access = upstream.access;
-    let name = format!("logins, {}", access.name());
-    if !scale.wants(&name) {
+fn logins(binaries: &Binaries, upstream: &Upstream, steps: &mut Steps<'_>, results: &mut Results) -> Result<()> {
+    let (scale, access) = (steps.scale, upstream.access);
+    if !steps.begins(&format!("logins, {}", access.name())) {
         return Ok(());
     }
-    note(&name);
     let (pgbench, poolers) = (Pgbench::new()?, poolers(binaries, upstream)?);
     let rounds = Rounds::run(scale.pgbench_rounds, |subject| {
         let (pooler, duration) = (&poolers[subject.index()], scale.pgbench_turn);
@@ -388,18 +382,10 @@ fn logins(
     Ok(())
 }
 
-fn encrypted(
-    binaries: &Binaries,
-    upstream: &Upstream,
-    scale: &Scale,
-    results: &mut Results,
-    note: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let name = "memory of idle clients over TLS";
-    if !scale.wants(name) {
+fn encrypted(binaries: &Binaries, upstream: &Upstream, steps: &mut Steps<'_>, results: &mut Results) -> Result<()> {
+    if !steps.begins("memory of idle clients over TLS") {
         return Ok(());
     }
-    note(name);
     let mut bytes = [0.0; 3];
     for pooler in poolers(binaries, upstream)? {
         let client = Encrypted::new(pooler.directory(), pooler.address.port)?;
