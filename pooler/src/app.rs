@@ -18,6 +18,7 @@ use crate::catalogs::{Catalogs, ShardedDatabase};
 use crate::config::{Config, ConfigError, Database, PoolMode};
 use crate::credentials::Credentials;
 use crate::dns::Dns;
+use crate::lock::lock;
 use crate::logging::Log;
 use crate::net::tls::{TlsError, TlsSetup};
 use crate::net::{Address, Listening, TcpOptions};
@@ -555,8 +556,4 @@ fn pool_params(config: &Config, database: &Database, user: &str) -> PoolParams {
 /// A settings file that isn't there yet is the commonest mistake at first start.
 pub fn load(path: &Path) -> Result<Config, AppError> {
     Ok(Config::load(path)?)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

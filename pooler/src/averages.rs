@@ -5,10 +5,11 @@
 //! compares those of now with those at the beginning of the previous period, as PgBouncer does.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::config::CONSOLE;
+use crate::lock::lock;
 use crate::pool::Pools;
 use crate::stats::{COUNTERS, Counters};
 
@@ -158,10 +159,6 @@ fn stats_line(averages: Averages) -> String {
          {binds} binds/s, {logins} client logins/s, in {received} B/s, out {sent} B/s, xact {transaction} us, \
          query {query} us, wait {wait} us"
     )
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 //! clients and replication clients would keep for too long.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use sluice_wire::startup::Replication;
 
 use crate::app::App;
 use crate::config::{Config, PoolMode};
+use crate::lock::lock;
 use crate::registry::Eviction;
 use crate::upstream::Upstream;
 
@@ -65,7 +66,7 @@ fn unused_autodbs(app: &App, config: &Config) -> Vec<String> {
     if timeout.is_zero() {
         return Vec::new();
     }
-    let upstreams = app.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+    let upstreams = lock(&app.upstreams);
     let mut unused = BTreeMap::new();
     for ((database, _), upstream) in upstreams.iter().filter(|((name, _), _)| !config.databases.contains_key(name)) {
         *unused.entry(database).or_insert(true) &= is_unused(upstream, timeout);
@@ -79,7 +80,7 @@ fn forget_pools(app: &App, config: &Config) {
     if timeout.is_zero() {
         return;
     }
-    let mut upstreams = app.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut upstreams = lock(&app.upstreams);
     let unused = |upstreams: &Upstreams| -> Vec<_> {
         let unused = upstreams.iter().filter(|((name, _), upstream)| {
             // A pool of a forced user is filled without any client.

@@ -2,13 +2,14 @@
 //! SCRAM keys of clients, with which we log in to servers as them without having known their passwords.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sluice_wire::auth::{MockKey, ScramKeys, ScramVerifier, Secret, ServerSecret};
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Database};
+use crate::lock::lock;
 
 /// PostgreSQL's own iteration count: what strangers are told until `auth_query` has found somebody.
 const USUAL_ITERATIONS: u32 = 4096;
@@ -139,10 +140,6 @@ impl Credentials {
             None => Secret::random(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

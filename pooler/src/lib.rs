@@ -2,7 +2,7 @@
 //!
 //! Modules are layers: each may import only those before it in this list (`tests/tidy.rs` holds them to it).
 //!
-//! config, stats, logging, net, service, vars, registry, dns, quota, pool, upstream, catalogs, averages, executor, session, credentials,
+//! lock, config, stats, logging, net, service, vars, registry, dns, quota, pool, upstream, catalogs, averages, executor, session, credentials,
 //! app, cancel, cleanup, drain, suspend, console, replication, listener, serve, process, demo, migrate
 
 pub mod app;
@@ -18,6 +18,7 @@ pub mod dns;
 pub mod drain;
 pub mod executor;
 pub mod listener;
+pub mod lock;
 pub mod logging;
 pub mod migrate;
 pub mod net;

@@ -5,7 +5,9 @@
 //! carries only parameters that the server reports; this one carries every SET.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::lock::lock;
 
 /// One setting: its name in lower case, and the statement that makes it again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -111,7 +113,7 @@ pub struct VarsTable {
 impl VarsTable {
     /// The one [`Vars`] with these entries.
     pub fn intern(&self, entries: Vec<Var>) -> Arc<Vars> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if let Some(vars) = known.get(&entries).and_then(Weak::upgrade) {
             return vars;
         }

@@ -75,6 +75,11 @@ impl Replies {
         self.queue.push_back(reply);
     }
 
+    /// Whether the server ignores whatever comes before a Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -14,10 +14,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::Settings;
+use crate::lock::lock;
 use crate::net::{Address, Io, Peer, TcpOptions};
 use crate::registry::Registry;
 use crate::stats::Counted;
@@ -235,8 +236,4 @@ impl Name {
     fn fresh(&self) -> Option<Answer> {
         lock(&self.answer).clone().filter(|answer| answer.until > Instant::now())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,8 +37,6 @@ pub struct Flow {
     pub simple: bool,
     /// The session's standard_conforming_strings is off.
     pub escape_strings: bool,
-    /// After an error in a pipeline the server ignores everything up to Sync.
-    pub skips: bool,
     /// A statement of ours, sent ahead, failed.
     pub swallowed_error: bool,
 }
@@ -47,12 +45,12 @@ impl Flow {
     /// Responses are passed on as they come, and nobody wants to know what is in them.
     #[inline]
     fn is_plain(&self) -> bool {
-        self.swallow == 0
-            && self.replies.is_none()
-            && self.outcome.is_none()
-            && !self.copy_in
-            && !self.swallowed_error
-            && !self.skips
+        self.swallow == 0 && self.replies.is_none() && self.outcome.is_none() && !self.copy_in && !self.swallowed_error
+    }
+
+    /// After an error in an open pipeline the server ignores everything up to Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.replies.as_ref().is_some_and(|replies| replies.is_skipping())
     }
 }
 
@@ -202,14 +200,12 @@ impl ResponseSink<'_> {
         }
         self.flow.copy_in = false;
         self.flow.copy_ended = false;
-        self.flow.skips = false;
         self.respond(b'Z');
         Verdict::Pass
     }
 
     fn on_error(&mut self) {
         self.flow.copy_in = false;
-        self.flow.skips = !self.flow.simple;
         // A Parse that came behind it was ignored.
         self.server.unnamed = Unnamed::default();
         if let Some(outcome) = &mut self.flow.outcome {
@@ -259,9 +255,8 @@ impl ResponseSink<'_> {
         self.flow.copy_in = true;
         if !self.flow.simple {
             self.server.pending = self.server.pending.saturating_sub(1);
-            if let Some(replies) = &mut self.flow.replies {
-                replies.clear();
-            }
+            // What comes now is a pipeline whose Sync is still to be sent.
+            self.flow.replies.get_or_insert_default().clear();
         }
         Verdict::Pass
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -22,6 +22,7 @@ use tracing_subscriber::{Registry, reload};
 
 use self::syslog::{DEV_LOG, Syslog};
 use crate::config::Settings;
+use crate::lock::lock;
 
 /// What RELOAD changes of a log that runs.
 pub struct Log {
@@ -54,10 +55,6 @@ fn open(path: &Path) -> std::io::Result<Option<File>> {
 fn syslog(settings: &Settings) -> Option<Syslog> {
     let open = || Syslog::new(Path::new(DEV_LOG), &settings.syslog_ident, settings.syslog_facility as u8);
     settings.syslog.then(open)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn levels(verbosity: u32) -> Targets {

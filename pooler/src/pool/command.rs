@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Poll, ready};
 
-use sluice_wire::frame::{Frame, Header, cstr, error_field};
-use sluice_wire::message::{self, Status};
+use sluice_wire::frame::{Frame, HEADER, Header, cstr, error_field};
+use sluice_wire::message::{self, Report, Status};
 use sluice_wire::scan::{Class, Sink, Verdict};
 
 use super::server::{STRINGS, Server, Unnamed};
@@ -34,9 +34,21 @@ impl Done {
         error_field(frame.body, code).map(readable)
     }
 
+    /// Why it failed, if it did, as an error of ours.
+    pub fn failure(&self) -> Option<Report> {
+        self.error.as_deref().map(report_of)
+    }
+
     pub fn sqlstate(&self) -> Option<String> {
         self.error_field(b'C')
     }
+}
+
+/// An ErrorResponse as one of ours: SQLSTATE, message, DETAIL and HINT are kept.
+pub fn report_of(error: &[u8]) -> Report {
+    let body = error.get(HEADER..).unwrap_or_default();
+    let field = |code| error_field(body, code).map(readable).unwrap_or_default();
+    Report::error(&field(b'C'), field(b'M')).detail(field(b'D')).hint(field(b'H'))
 }
 
 impl Server {
@@ -63,7 +75,7 @@ impl Server {
             pending: self.pending,
             status: self.status,
             escape_strings: self.escape_strings,
-            reported: std::mem::take(&mut self.reported),
+            reported: Vec::new(),
         };
         collect.done.kept = keep.then(Vec::new);
         let mut scanner = std::mem::take(&mut self.scanner);
@@ -180,7 +192,7 @@ mod tests {
         let mut bytes = Vec::new();
         message::command_complete(&mut bytes, "COMMIT");
         message::ready(&mut bytes, Status::Idle);
-        message::Report::fatal("57P01", "terminating connection due to administrator command").encode(&mut bytes);
+        Report::fatal("57P01", "terminating connection due to administrator command").encode(&mut bytes);
         let mut collect = Collect {
             done: Done::default(),
             pending: 1,

@@ -5,22 +5,23 @@
 //! notifications come in the order of their commits. Where that can't be kept (the connection broke, or a client takes nothing),
 //! the client's connection ends, as it would if PostgreSQL's had: a gap that nobody is told of would be worse.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use sluice_wire::frame::{Frame, Header, cstr, error_field};
+use sluice_wire::frame::{Frame, Header, cstr};
 use sluice_wire::message::{self, Report};
-use sluice_wire::scan::{Class, Scanner, Sink, Verdict};
+use sluice_wire::scan::{Class, Sink, Verdict};
 use tokio::sync::{mpsc, oneshot};
 
+use super::command::report_of;
 use super::pool::Pool;
 use super::server::{ConnectError, Server};
+use crate::lock::lock;
 use crate::net::with_scratch;
 use crate::registry::{ClientEntry, Eviction};
 use crate::vars::{VarsTable, quote_identifier};
@@ -70,9 +71,17 @@ pub(super) struct Listening {
     mailboxes: Mutex<HashMap<u64, Arc<Mailbox>>>,
 }
 
+/// Somebody wants to hear of a channel.
+#[derive(Debug)]
+struct Listen {
+    channel: Box<str>,
+    mailbox: Arc<Mailbox>,
+    done: oneshot::Sender<Result<(), Report>>,
+}
+
 #[derive(Debug)]
 enum Request {
-    Listen { channel: Box<str>, mailbox: Arc<Mailbox>, done: oneshot::Sender<Result<(), Report>> },
+    Listen(Listen),
     Unlisten { channel: Option<Box<str>>, client: u64 },
 }
 
@@ -103,7 +112,7 @@ impl Pool {
         let mailbox = self.listening.mailbox(client, waker);
         loop {
             let (done, answer) = oneshot::channel();
-            let request = Request::Listen { channel: channel.into(), mailbox: mailbox.clone(), done };
+            let request = Request::Listen(Listen { channel: channel.into(), mailbox: mailbox.clone(), done });
             let listener = self.listener().await.map_err(|error| unreachable(&error))?;
             if listener.send(request).await.is_ok()
                 && let Ok(result) = answer.await
@@ -171,27 +180,17 @@ impl Pool {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn unreachable(error: &ConnectError) -> Report {
     Report::error(error.sqlstate(), "cannot listen: no connection to the server").detail(error.to_string())
-}
-
-/// What was sent to the server, in order: each is answered by one ReadyForQuery.
-enum Asked {
-    Listen { channel: Box<str>, mailbox: Arc<Mailbox>, done: oneshot::Sender<Result<(), Report>> },
-    Other,
 }
 
 /// The connection that listens, and for whom.
 struct Listener {
     server: Server,
     pool: Weak<Pool>,
-    scanner: Scanner,
     channels: HashMap<Box<str>, Vec<Arc<Mailbox>>>,
-    asked: VecDeque<Asked>,
+    /// What was sent to the server, in order: each is answered by one ReadyForQuery. Nobody waits for the others' answers.
+    asked: VecDeque<Option<Listen>>,
     /// The error that answers what was asked first.
     error: Option<Report>,
     quiet_rounds: u32,
@@ -200,12 +199,12 @@ struct Listener {
 impl Listener {
     fn new(server: Server, pool: Weak<Pool>) -> Self {
         let (channels, asked) = Default::default();
-        Self { server, pool, scanner: Scanner::default(), channels, asked, error: None, quiet_rounds: 0 }
+        Self { server, pool, channels, asked, error: None, quiet_rounds: 0 }
     }
 
     async fn serve(mut self, mut requests: mpsc::Receiver<Request>) {
         // What most clients read; sessions look whether theirs does. Should it fail, so does the connection.
-        let _ = self.ask("SET client_encoding = 'UTF8'", Asked::Other);
+        let _ = self.ask("SET client_encoding = 'UTF8'", None);
         let mut rounds = tokio::time::interval_at(tokio::time::Instant::now() + ROUND, ROUND);
         let ended = loop {
             let result = tokio::select! {
@@ -230,9 +229,9 @@ impl Listener {
 
     fn on_request(&mut self, request: Request) -> io::Result<()> {
         match request {
-            Request::Listen { channel, mailbox, done } => {
-                let sql = format!("LISTEN {}", quote_identifier(&channel));
-                self.ask(&sql, Asked::Listen { channel, mailbox, done })
+            Request::Listen(listen) => {
+                let sql = format!("LISTEN {}", quote_identifier(&listen.channel));
+                self.ask(&sql, Some(listen))
             }
             Request::Unlisten { channel, client } => {
                 let leaves = |mailbox: &Arc<Mailbox>| mailbox.client.id != client;
@@ -249,18 +248,17 @@ impl Listener {
     /// If that one fails, the next round comes back here.
     fn leave_channels(&mut self) -> io::Result<()> {
         let asked = &self.asked;
-        let is_asked_for =
-            |name: &str| asked.iter().any(|asked| matches!(asked, Asked::Listen { channel, .. } if **channel == *name));
+        let is_asked_for = |name: &str| asked.iter().flatten().any(|listen| *listen.channel == *name);
         let empty = self.channels.extract_if(|name, them| them.is_empty() && !is_asked_for(name));
         let empty: Vec<_> = empty.map(|(channel, _)| channel).collect();
         for channel in empty {
             // A LISTEN that is behind it in the queue listens again.
-            self.ask(&format!("UNLISTEN {}", quote_identifier(&channel)), Asked::Other)?;
+            self.ask(&format!("UNLISTEN {}", quote_identifier(&channel)), None)?;
         }
         Ok(())
     }
 
-    fn ask(&mut self, sql: &str, asked: Asked) -> io::Result<()> {
+    fn ask(&mut self, sql: &str, asked: Option<Listen>) -> io::Result<()> {
         self.asked.push_back(asked);
         let mut bytes = Vec::with_capacity(sql.len() + 6);
         message::query(&mut bytes, sql.as_bytes());
@@ -280,7 +278,7 @@ impl Listener {
         }
         self.quiet_rounds += 1;
         match self.quiet_rounds {
-            QUIET_ROUNDS if self.asked.is_empty() => self.ask("", Asked::Other),
+            QUIET_ROUNDS if self.asked.is_empty() => self.ask("", None),
             rounds if rounds >= 2 * QUIET_ROUNDS => Err(io::ErrorKind::TimedOut.into()),
             _ => Ok(()),
         }
@@ -300,9 +298,9 @@ impl Listener {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
                 self.quiet_rounds = 0;
-                let mut scanner = std::mem::take(&mut self.scanner);
+                let mut scanner = std::mem::take(&mut self.server.scanner);
                 let scanned = scanner.scan(&scratch[..count], self);
-                self.scanner = scanner;
+                self.server.scanner = scanner;
                 Poll::Ready(scanned.map_err(io::Error::other))
             }))?;
         }
@@ -317,7 +315,7 @@ impl Listener {
 
     fn on_ready(&mut self) {
         let error = self.error.take();
-        let Some(Asked::Listen { channel, mailbox, done }) = self.asked.pop_front() else { return };
+        let Some(Some(Listen { channel, mailbox, done })) = self.asked.pop_front() else { return };
         let listening = self.channels.entry(channel).or_default();
         if let Some(report) = error {
             let _ = done.send(Err(report));
@@ -354,16 +352,11 @@ impl Sink for Listener {
     fn message(&mut self, frame: Frame<'_>) -> Verdict {
         match frame.tag {
             b'A' => self.on_notification(frame),
-            b'E' => self.error = Some(report_of(frame.body)),
+            b'E' => self.error = Some(report_of(frame.raw)),
             _ => self.on_ready(),
         }
         Verdict::Drop
     }
 
     fn pass(&mut self, _: &[u8]) {}
-}
-
-fn report_of(body: &[u8]) -> Report {
-    let field = |code| error_field(body, code).map_or(String::new(), |text| String::from_utf8_lossy(text).into_owned());
-    Report::error(&field(b'C'), field(b'M')).detail(field(b'D')).hint(field(b'H'))
 }

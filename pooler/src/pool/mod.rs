@@ -31,7 +31,7 @@ mod sql_statements;
 mod tls;
 mod upkeep;
 
-pub use command::Done;
+pub use command::{Done, report_of};
 pub use hosts::Hosts;
 pub use peers::{PeerView, Peers};
 pub use pool::{CheckoutError, Lease, Pool, PoolKey, PoolParams, Ticket};

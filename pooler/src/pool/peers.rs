@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use sluice_wire::startup::{CancelKey, cancel_request};
@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::Peer;
 use crate::dns::{ConnectFailure, Dns};
+use crate::lock::lock;
 use crate::net::Address;
 use crate::stats::Counted;
 
@@ -87,7 +88,7 @@ impl Peers {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Arc<PeerPool>>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pools)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use sluice_wire::auth::ServerSecret;
@@ -17,6 +17,7 @@ use super::pools::Pools;
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
 use super::slots::{Sizes, Slots, Waiter};
 use crate::config::PoolMode;
+use crate::lock::lock;
 use crate::net::Address;
 use crate::registry::Registry;
 use crate::stats::Counters;
@@ -156,7 +157,7 @@ impl Pool {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn set_params(&self, state: &mut State, params: Arc<PoolParams>) {
@@ -471,7 +472,6 @@ impl Lease {
     fn put_back(mut self) {
         let Some(mut server) = self.server.take() else { return };
         server.passes = None;
-        server.reported = Vec::new();
         server.entry.client.store(0, Ordering::Relaxed);
         if !server.is_settled() {
             return self.pool.close(server, "client disconnect while server was not ready");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sluice_wire::startup::cancel_request;
@@ -11,6 +11,7 @@ use super::pool::{CheckoutError, Pool, PoolKey, PoolParams, State, log_prefix};
 use super::server::{ConnectError, Server, ServerTarget};
 use super::tls::negotiate;
 use crate::dns::Dns;
+use crate::lock::lock;
 use crate::net::{Address, Io, Peer};
 use crate::registry::{Registry, ServerEntry};
 use crate::stats::Counters;
@@ -489,8 +490,4 @@ impl Pool {
             }
         });
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use sluice_wire::startup::Replication;
 
 use super::pool::{CheckoutError, Lease, Pool, log_prefix};
-use super::pools::{Pools, lock};
+use super::pools::Pools;
 use super::server::{ConnectError, Server, ServerTarget, Welcome};
+use crate::lock::lock;
 
 /// Room for one server in its pool, from before it is opened until it is closed.
 struct Room(Arc<Pool>);

@@ -126,7 +126,7 @@ pub struct Server {
     pub statements: Option<Box<StatementCache>>,
     pub sql_statements: Option<Box<SqlStatements>>,
     pub replay: Replay,
-    /// ParameterStatus messages that statements of ours have brought about, and that the client may have to hear.
+    /// ParameterStatus messages that the last statement of ours has brought about, and that the client may have to hear.
     pub reported: Vec<u8>,
     /// What the transaction that runs on it has passed to get here.
     pub passes: Option<Box<Passes>>,

@@ -7,14 +7,14 @@
 mod gate;
 
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::oneshot;
 
 use self::gate::Gate;
 pub use self::gate::{Limits, Pass};
+use crate::lock::lock;
 
 /// Gates of tenants are swept when there are twice as many as were left the last time, and not before there are so many.
 const SWEEP: usize = 1024;
@@ -27,24 +27,34 @@ pub struct DatabaseLimits {
     pub tenant: Limits,
 }
 
+/// By name, for as long as somebody counts there.
+type Shared<T> = HashMap<String, Weak<T>>;
+
 /// All gates of the process.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    databases: Mutex<HashMap<String, Arc<DatabaseQuota>>>,
-    users: Mutex<HashMap<String, Arc<Gate>>>,
+    databases: Mutex<Shared<DatabaseQuota>>,
+    users: Mutex<Shared<Gate>>,
 }
 
 impl Quotas {
     /// What counts for one user of a database.
     pub fn of(&self, database: &str, user: &str) -> Quota {
-        let (databases, users) = (lock(&self.databases), lock(&self.users));
-        let (database, user) = (entry(databases, database), entry(users, user));
+        let (database, user) = (shared(&self.databases, database), shared(&self.users, user));
         Quota { is_limited: AtomicBool::new(false), limits_tenants: AtomicBool::new(false), database, user }
     }
 }
 
-fn entry<T: Default>(mut all: MutexGuard<'_, HashMap<String, Arc<T>>>, name: &str) -> Arc<T> {
-    all.entry(name.to_owned()).or_default().clone()
+/// The one of this name. Those that nobody has any more are forgotten: names of databases may be anybody's.
+fn shared<T: Default>(all: &Mutex<Shared<T>>, name: &str) -> Arc<T> {
+    let mut all = lock(all);
+    if let Some(known) = all.get(name).and_then(Weak::upgrade) {
+        return known;
+    }
+    all.retain(|_, it| it.strong_count() > 0);
+    let new = Arc::default();
+    all.insert(name.to_owned(), Arc::downgrade(&new));
+    new
 }
 
 /// See [`Quotas::of`].
@@ -92,7 +102,7 @@ pub struct Place {
     kind: Kind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     User,
     Database,
@@ -179,10 +189,6 @@ impl Quota {
 
 fn through(gate: &Arc<Gate>, kind: Kind) -> Result<Pass, Place> {
     gate.enter().map_err(|grant| Place { grant, kind })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

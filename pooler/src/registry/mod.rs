@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use atomic_waker::AtomicWaker;
@@ -21,6 +21,7 @@ use self::clients::Clients;
 pub use self::clock::Clock;
 pub use self::key::{ClientKey, forwarded, peer_of};
 pub use self::server::ServerEntry;
+use crate::lock::lock;
 use crate::net::Peer;
 use crate::net::tls::TlsInfo;
 
@@ -514,10 +515,6 @@ impl Registry {
         servers.sort_by_key(|server| server.id);
         servers
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// See [`Registry::count_socket`].

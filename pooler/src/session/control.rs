@@ -5,20 +5,19 @@ use std::sync::Arc;
 use sluice_router::ShardMap;
 use sluice_router::template::{Action, Template};
 use sluice_wire::frame::{Bind, Frames, HEADER, Parse, query_text};
-use sluice_wire::message;
-use sluice_wire::message::{Report, Status};
+use sluice_wire::message::{self, Report, Status};
 
 use super::copy::Rows;
 use super::effects::statements;
 use super::everywhere::Command;
-use super::refuse::{aborted, deny_report, failure, lost, not_together, report_of};
+use super::refuse::{aborted, deny_report, lost, not_together};
 use super::request::{Cut, Deny, Request, Where, cut, split_tail};
 use super::run::{Later, Slow};
 use super::transaction::{Effect, TransactionLog, is_plain_begin};
 use super::{End, Link, Session, Transaction};
 use crate::executor::two_phase;
 use crate::executor::two_phase::{CommitError, Participant};
-use crate::pool::Lease;
+use crate::pool::{Lease, report_of};
 use crate::registry::ClientState;
 use crate::upstream::shard_of;
 
@@ -225,7 +224,7 @@ impl Session {
 
     async fn start_pinned(&mut self, mut lease: Lease, sql: &str) -> Result<(), Report> {
         let done = lease.run(sql).await.map_err(|error| lost(&error))?;
-        if let Some(report) = failure(&done) {
+        if let Some(report) = done.failure() {
             self.link = Link::One(lease);
             return Err(report);
         }
@@ -289,8 +288,7 @@ impl Session {
             let reported = std::mem::take(&mut participant.lease.reported);
             self.reply(&reported);
         }
-        for mut participant in std::mem::take(&mut transaction.participants) {
-            participant.lease.reported.clear();
+        for participant in std::mem::take(&mut transaction.participants) {
             if pinned && matches!(self.link, Link::None) {
                 self.link = Link::One(participant.lease);
             } else {
@@ -343,11 +341,10 @@ impl Session {
         let mut failed = None;
         for participant in &mut transaction.participants {
             let done = participant.lease.finish(false).await.map_err(|error| lost(&error))?;
-            failed = failed.or_else(|| failure(&done));
+            failed = failed.or_else(|| done.failure());
         }
         let first = transaction.participants.first_mut();
         let reported = first.map(|first| std::mem::take(&mut first.lease.reported)).unwrap_or_default();
-        transaction.participants.iter_mut().for_each(|participant| participant.lease.reported.clear());
         if let Some(report) = failed {
             return Err(report);
         }
@@ -389,7 +386,7 @@ impl Session {
     }
 
     pub(super) fn remember_parse(&mut self, parse: &Parse<'_>) {
-        let reading = self.reading(false);
+        let reading = self.reading(&[]);
         let statements = self.statements.get_or_insert_default();
         if parse.name.is_empty() {
             statements.set_unnamed(parse.tail);

@@ -16,7 +16,7 @@ use sluice_router::{ShardId, ShardMap};
 use sluice_wire::frame::{Frame, check_client_header, cstr};
 use sluice_wire::message::{self, Report};
 
-use super::refuse::{failure, lost};
+use super::refuse::lost;
 use super::request::MESSAGE_BUDGET;
 use super::settle::eviction_report;
 use super::{Link, Session};
@@ -269,7 +269,7 @@ impl Session {
         }
         for participant in transaction.participants.iter_mut().filter(copiers) {
             let done = participant.lease.finish(false).await.map_err(|error| lost(&error))?;
-            failed = failed.or_else(|| failure(&done));
+            failed = failed.or_else(|| done.failure());
             count += done.tag.strip_prefix("COPY ").and_then(|rows| rows.parse::<u64>().ok()).unwrap_or(0);
             copies += 1;
         }

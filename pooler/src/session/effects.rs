@@ -170,15 +170,11 @@ impl Session {
 
     /// The transaction ended; its settings stay or go with it.
     pub(super) fn end_log(&mut self, committed: bool, chain: bool) {
+        if committed && let Link::Transaction(transaction) = &self.link {
+            transaction.log.left_channels().for_each(|channel| self.unlisten(channel));
+        }
         let Link::Transaction(transaction) = &mut self.link else { return };
         self.vars = if committed { transaction.log.vars.clone() } else { transaction.log.before().clone() };
-        if committed
-            && self.client.listens.load(Ordering::Relaxed)
-            && let Some(pool) = self.upstream.pools().first()
-        {
-            let id = self.client.id;
-            transaction.log.left_channels().for_each(|channel| pool.unlisten(channel, id));
-        }
         if !committed {
             transaction.log.changes.clear();
             transaction.log.schema = None;

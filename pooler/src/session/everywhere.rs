@@ -8,7 +8,7 @@ use sluice_router::{Schema, SearchPath, ShardId, ShardMap, Template};
 use sluice_wire::frame::{Bind, Frame, Frames, Named, Parse};
 use sluice_wire::message::{self, Report};
 
-use super::refuse::{failure, lost, not_together};
+use super::refuse::{lost, not_together};
 use super::request::{Request, Where};
 use super::{Link, Session, Transaction};
 use crate::executor::two_phase::Participant;
@@ -204,7 +204,7 @@ async fn run_on(
     client.link(home.lease.entry.id);
     command.start(&mut home.lease)?;
     let first = home.lease.finish(true).await.map_err(|error| lost(&error))?;
-    if let Some(report) = failure(&first) {
+    if let Some(report) = first.failure() {
         return Err(report);
     }
     for other in others.iter_mut() {
@@ -215,7 +215,7 @@ async fn run_on(
     for other in others.iter_mut() {
         client.link(other.lease.entry.id);
         let done = other.lease.finish(false).await.map_err(|error| lost(&error))?;
-        failed = failed.or_else(|| failure(&done)).or_else(|| differs(&first, &done, other.shard));
+        failed = failed.or_else(|| done.failure()).or_else(|| differs(&first, &done, other.shard));
     }
     if let Some(report) = failed {
         return Err(report);

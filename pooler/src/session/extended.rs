@@ -16,10 +16,8 @@ use crate::net::with_output;
 use crate::pool::{Lease, Unnamed, statement_name, statement_number};
 
 impl Session {
-    /// Sends a batch that names prepared statements. `sets`: it changes settings as well.
-    pub(super) fn send_edited(&mut self, batch: &[u8], syncs: u32, sets: bool) -> io::Result<()> {
-        let parses = Frames::new(batch).map_while(Result::ok).any(|frame| frame.tag == b'P');
-        let reading = if parses { self.reading(sets) } else { String::new() };
+    /// Sends a batch that names prepared statements. `reading`: the settings by which those that it makes are read.
+    pub(super) fn send_edited(&mut self, batch: &[u8], syncs: u32, reading: &str) -> io::Result<()> {
         let client = self.client.id;
         let limit = self.limits.max_prepared_statements;
         let statements = self.statements.get_or_insert_default();
@@ -40,7 +38,7 @@ impl Session {
                 statements,
                 lease,
                 table,
-                reading: &reading,
+                reading,
                 client,
                 limit,
                 edited: &mut edited,

@@ -5,6 +5,7 @@
 //! which then is kept (`Residue::pins`); from its commit on, that server is the one that the client hears.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
@@ -16,6 +17,7 @@ use super::run::{Slow, Step};
 use super::send::unknown_shard;
 use super::transaction::Effect;
 use super::{Link, Session, encoding};
+use crate::pool::Pool;
 
 impl Session {
     /// LISTEN or UNLISTEN on its own, of a session that holds no server.
@@ -54,36 +56,35 @@ impl Session {
 
     /// UNLISTEN on its own.
     pub(super) async fn stop_listening(&self, channel: Option<&str>) {
-        if self.client.listens.load(Ordering::Relaxed)
-            && let Some(pool) = self.upstream.pools().first()
-        {
+        if let Some(pool) = self.listening_pool() {
             pool.unlisten_in_turn(channel, self.client.id).await;
         }
     }
 
     /// Of one channel, or of all.
     pub(super) fn unlisten(&self, channel: Option<&str>) {
-        if self.client.listens.load(Ordering::Relaxed)
-            && let Some(pool) = self.upstream.pools().first()
-        {
+        if let Some(pool) = self.listening_pool() {
             pool.unlisten(channel, self.client.id);
         }
     }
 
     /// At the session's end.
     pub(super) fn leave_mailbox(&self) {
-        if self.client.listens.load(Ordering::Relaxed)
-            && let Some(pool) = self.upstream.pools().first()
-        {
+        if let Some(pool) = self.listening_pool() {
             pool.remove_mailbox(self.client.id);
         }
+    }
+
+    /// The pool whose listener has ever listened for this client.
+    fn listening_pool(&self) -> Option<&Arc<Pool>> {
+        self.upstream.pools().first().filter(|_| self.client.listens.load(Ordering::Relaxed))
     }
 
     /// Notifications have come. They wait for the end of a transaction, as PostgreSQL's do.
     #[cold]
     pub(super) fn deliver(&mut self) -> Option<Step> {
         let at_rest = self.status() == Status::Idle && !self.open && !self.flow.copy_in;
-        let pool = self.upstream.pools().first().filter(|_| at_rest)?;
+        let pool = self.listening_pool().filter(|_| at_rest)?;
         let mail = pool.take_mail(&self.client);
         if !self.reads_utf8() && !is_plain(&mail) {
             return Some(Step::Slow(Slow::fail(garbled())));
@@ -96,7 +97,7 @@ impl Session {
 
     /// The client asks which channels it listens on, and its server does not know.
     pub(super) fn hides_channels(&self, request: &Request) -> bool {
-        self.client.listens.load(Ordering::Relaxed) && request.effects.contains(&Effect::ShowChannels)
+        self.listening_pool().is_some() && request.effects.contains(&Effect::ShowChannels)
     }
 }
 

@@ -1,9 +1,10 @@
 //! One client's session, from its first request to its end. The login before it is the listener's.
 //!
-//! Read in this order: [`request`] (what a request holds and where it may run; [`batch`] for several messages), [`run`] (the loop: read, decide, send,
-//! relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is free), [`settle`] (after the
-//! answer) and [`effects`] (what it has done to the session). Then what is off the ordinary way: [`transaction`] (what has to be
-//! remembered), [`control`] (BEGIN and its kin), [`checkout`] and [`ready`] (a server, and its settings), [`refuse`] (errors),
+//! Read in this order: [`request`] (what a request holds and where it may run; [`batch`] for several messages), [`run`] (the
+//! loop: read, decide, send, relay), [`steps`] (the head of the input), [`send`] (to the right server), [`wait`] (if none is
+//! free), [`settle`] (after the answer) and [`effects`] (what it has done to the session). Then what is off the ordinary way:
+//! [`transaction`] (what has to be remembered), [`control`] (BEGIN and its kin), [`checkout`] and [`ready`] (a server, and its
+//! settings), [`refuse`] (errors),
 //! [`everywhere`] (all shards), [`copy`] (rows to their shards), [`extended`], [`prepared`] and [`sql_prepared`] (named
 //! statements), [`replan`] (those that are out of date), [`listen`], [`straight`] (session pooling), [`path`] and [`encoding`].
 //!

@@ -1,13 +1,17 @@
-//! Protocol-level prepared statements (those of SQL are in [`super::sql_prepared`]), which outlive the server they were first prepared on.
+//! Protocol-level prepared statements (those of SQL are in [`super::sql_prepared`]), which outlive the server that they were
+//! first prepared on.
 //!
-//! A statement is known by its text and parameter types, and by the settings that decide what they mean, whoever prepared it, and has one number in the whole process.
-//! Its name on every server follows from the number, so all clients that prepare the same text share one statement a server.
+//! A statement is known by its text and parameter types, and by the settings that decide what they mean, whoever prepared it,
+//! and has one number in the whole process. Its name on every server follows from the number, so all clients that prepare the
+//! same text share one statement a server.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use super::sql_prepared::SqlNames;
+
+use crate::lock::lock;
 
 /// So many statements are remembered without a client that uses them, if they are no longer than so many bytes.
 const RECENT: usize = 1024;
@@ -46,7 +50,7 @@ impl StatementTable {
         // A Parse message ends with its types, so nothing that is longer by a text is another statement's.
         let key: Cow<'_, [u8]> =
             if reading.is_empty() { tail.into() } else { [tail, reading.as_bytes()].concat().into() };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if let Some(prepared) = state.known.get(&*key).and_then(Weak::upgrade) {
             return prepared;
         }
@@ -70,14 +74,14 @@ impl StatementTable {
 impl StatementTable {
     /// A number for now: higher than any before it.
     pub fn stamp(&self) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.stamp += 1;
         state.stamp
     }
 
     /// Whoever prepares this text from now on gets another statement: servers have plans of this one that are out of date.
     pub fn retire(&self, id: u32) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.known.retain(|_, prepared| prepared.upgrade().is_some_and(|prepared| prepared.id != id));
         state.recent.retain(|prepared| prepared.id != id);
     }

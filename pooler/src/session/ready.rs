@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluice_router::ShardId;
 use sluice_wire::message::{Report, Severity, Status};
 
-use super::refuse::{failure, lost};
+use super::refuse::lost;
 use super::send::needs_reset;
 use super::settle::After;
 use super::sql_prepared::carried;
@@ -51,8 +51,7 @@ impl Session {
         let none = self.shared.vars.intern(Vec::new());
         make_ready(&mut lease, self.client.id, &before, &none).await?;
         let done = lease.run(&prologue).await.map_err(|error| lost(&error))?;
-        lease.reported.clear();
-        if let Some(report) = failure(&done) {
+        if let Some(report) = done.failure() {
             return Err(report);
         }
         // Whether it writes is noted when its first statement is sent.
@@ -64,10 +63,11 @@ impl Session {
     pub(super) async fn restore(&mut self, sql: &str) -> Result<(), End> {
         let restored = match self.link {
             Link::One(_) => self.restore_one(sql).await,
-            _ => self.on_all(sql, "SELECT", |_| ()).await.map(|_| ()),
+            _ => self.on_all(sql, "SELECT", |_| ()).await.is_ok(),
         };
-        if let Err(report) = restored {
-            return self.tell(Err(report)).await;
+        // The request is answered: nobody waits for an error. Outside of a block, the next statement tries again.
+        if !restored && let Link::Transaction(transaction) = &mut self.link {
+            transaction.failed = true;
         }
         match self.settle(self.status()) {
             After::End(end) => Err(end),
@@ -75,19 +75,17 @@ impl Session {
         }
     }
 
-    async fn restore_one(&mut self, sql: &str) -> Result<(), Report> {
+    /// True: it has.
+    async fn restore_one(&mut self, sql: &str) -> bool {
         let vars = self.vars.clone();
-        let Some(server) = self.server_mut() else { return Ok(()) };
-        let done = server.run(sql).await.map_err(|error| lost(&error))?;
-        let reported = std::mem::take(&mut server.reported);
-        match failure(&done) {
-            Some(report) => Err(report),
-            None => {
-                server.applied = vars;
-                self.reply(&reported);
-                Ok(())
-            }
+        let Some(server) = self.server_mut() else { return false };
+        let restored = server.run(sql).await.is_ok_and(|done| done.error.is_none());
+        if restored {
+            server.applied = vars;
+            let reported = std::mem::take(&mut server.reported);
+            self.reply(&reported);
         }
+        restored
     }
 
     /// Asks the server whether what kept it is gone.
@@ -115,7 +113,7 @@ pub(crate) async fn make_ready(
 ) -> Result<(), Report> {
     if needs_reset(lease, client) {
         let done = lease.run(RESET).await.map_err(|error| lost(&error))?;
-        if let Some(report) = failure(&done) {
+        if let Some(report) = done.failure() {
             return Err(Report::fatal("08006", "could not reset the server").detail(report.message));
         }
         lease.applied = none.clone();
@@ -124,13 +122,10 @@ pub(crate) async fn make_ready(
     lease.last_client = client;
     let Some(sql) = transition(&lease.applied, wanted) else {
         lease.applied = wanted.clone();
-        lease.reported.clear();
         return Ok(());
     };
     let done = lease.run(&sql).await.map_err(|error| lost(&error))?;
-    // The client knows its own settings.
-    lease.reported.clear();
-    if let Some(report) = failure(&done) {
+    if let Some(report) = done.failure() {
         return Err(Report::fatal(&report.sqlstate, "invalid server parameter")
             .detail(report.message)
             .hint("a setting of this session (SET, or a start-up parameter) is not accepted by the server"));

@@ -2,12 +2,10 @@
 
 use sluice_router::Refusal;
 use sluice_wire::frame::{Frames, Parse, query_text};
-use sluice_wire::message;
-use sluice_wire::message::{Report, Severity, Status};
+use sluice_wire::message::{self, Report, Severity, Status};
 
 use super::request::{Cut, Deny, cut};
 use super::{End, Link, Session};
-use crate::pool::Done;
 use crate::registry::ClientState;
 
 /// How long a client that is told to go may take to hear it.
@@ -74,17 +72,6 @@ impl Session {
 
 pub(super) fn aborted() -> Report {
     Report::error("25P02", "current transaction is aborted, commands ignored until end of transaction block")
-}
-
-pub(super) fn failure(done: &Done) -> Option<Report> {
-    done.error.as_deref().map(report_of)
-}
-
-/// A server's ErrorResponse as ours: message, SQLSTATE, DETAIL and HINT are kept.
-pub(super) fn report_of(error: &[u8]) -> Report {
-    let done = Done { error: Some(error.to_vec()), ..Done::default() };
-    let field = |code| done.error_field(code).unwrap_or_default();
-    Report::error(&field(b'C'), field(b'M')).detail(field(b'D')).hint(field(b'H'))
 }
 
 pub(super) fn lost(error: &std::io::Error) -> Report {

@@ -47,6 +47,8 @@ pub struct Request {
     pub outside_transaction: bool,
     /// A prepared statement is named, made or closed: names and responses have to be edited.
     pub edits: bool,
+    /// A named statement is made: by which settings it is read has to be known.
+    pub parses: bool,
     /// A cursor is declared or used: (name, declared).
     pub cursor: Option<(Box<str>, bool)>,
     /// Tables that it creates, drops or alters.
@@ -128,6 +130,7 @@ impl Context<'_> {
     fn check_parse(&self, request: &mut Request, parse: &Parse<'_>, earlier: &[u8]) -> Result<(), Deny> {
         if !parse.name.is_empty() && self.tracks_statements {
             request.edits = true;
+            request.parses = true;
             let before = self.statements.is_some_and(|known| known.has(parse.name));
             let taken = taken_in_batch(earlier, parse.name).unwrap_or(before);
             if taken && self.is_first(earlier.len()) {
@@ -214,15 +217,18 @@ impl Context<'_> {
     /// Adds the statements of one text to the request.
     fn add(&self, request: &mut Request, sql: &[u8], parameters: &dyn Parameters) -> Result<(), Deny> {
         self.with_template(sql, |template, literals, separators| {
+            let note_tenant = |request: &mut Request, statement: &Statement| {
+                if self.limits_tenants && request.tenant.is_none() {
+                    request.tenant = tenant(self.map, statement, sql, literals, parameters);
+                }
+            };
             if let [statement] = &*template.statements
                 && request.effects.is_empty()
                 && is_ordinary(statement)
             {
                 let target = plan(self.map, statement, sql, literals, parameters).map_err(Deny::Refused)?;
                 request.place = combine(request, self.map, target)?;
-                if self.limits_tenants && request.tenant.is_none() {
-                    request.tenant = tenant(self.map, statement, sql, literals, parameters);
-                }
+                note_tenant(request, statement);
                 request.statements += 1;
                 request.writes |= statement.access == Access::Write;
                 request.begins = false;
@@ -237,9 +243,7 @@ impl Context<'_> {
                     _ => plan(self.map, statement, sql, literals, parameters).map_err(Deny::Refused)?,
                 };
                 request.place = combine(request, self.map, target)?;
-                if self.limits_tenants && request.tenant.is_none() {
-                    request.tenant = tenant(self.map, statement, sql, literals, parameters);
-                }
+                note_tenant(request, statement);
                 request.statements += 1;
                 note(request, statement);
                 if let Action::Execute(name) = &statement.action {

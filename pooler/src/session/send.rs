@@ -91,11 +91,11 @@ impl Session {
         }
         let simple = self.flow.simple;
         let in_pipeline = !simple && (syncs == 0 || self.flow.replies.is_some());
-        let sets = request.effects.iter().any(Effect::is_set);
-        let server = self.server_mut().ok_or(Slow::Control)?;
         if request.edits || in_pipeline {
-            self.send_edited(bytes, syncs, sets).map_err(|error| broken(&error))?;
+            let reading = if request.parses { self.reading(&request.effects) } else { String::new() };
+            self.send_edited(bytes, syncs, &reading).map_err(|error| broken(&error))?;
         } else {
+            let server = self.server_mut().ok_or(Slow::Control)?;
             if simple {
                 server.unnamed = Unnamed::default();
             }

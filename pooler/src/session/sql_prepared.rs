@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sluice_router::template::Residue;
 use sluice_wire::message::{Report, Status};
 
-use super::refuse::{failure, lost};
+use super::refuse::lost;
 use super::request::Request;
 use super::run::Slow;
 use super::transaction::Effect;
@@ -122,9 +122,7 @@ impl Session {
         let surplus = held.surplus(more, limit).filter(|name| !names.contains(name));
         let surplus: Vec<_> = surplus.map(|name| Step::Deallocate(name.into())).collect();
         steps.splice(0..0, surplus);
-        for name in names.iter().map(|name| Box::from(*name)).collect::<Vec<Box<str>>>() {
-            held.touch(&name);
-        }
+        effects.iter().filter_map(named).for_each(|name| held.touch(name));
         steps
     }
 
@@ -136,9 +134,7 @@ impl Session {
             let sql = step.sql(&now);
             let Some(server) = self.server_mut() else { return Ok(()) };
             let done = server.run(&sql).await.map_err(|error| lost(&error))?;
-            // The client's settings are what they were.
-            server.reported.clear();
-            if let Some(report) = failure(&done) {
+            if let Some(report) = done.failure() {
                 return Err(report);
             }
             let held = server.sql_statements.get_or_insert_default();
@@ -160,14 +156,17 @@ impl Session {
         }
     }
 
-    /// By which settings the server reads the statements that are sent now: part of what a statement is. Nobody's but this one's,
-    /// where they aren't known: after SET LOCAL, or if `sets` says that the same batch changes them.
-    pub(super) fn reading(&self, sets: bool) -> String {
-        let sent = self.pending.as_ref().is_some_and(|pending| pending.effects.iter().any(Effect::is_set));
-        if sets || sent || self.reads_otherwise() {
+    /// By which settings the server reads the statements that are sent now: part of what a statement is. A text of its own, where
+    /// they aren't known, because the same pipeline changes them: `effects` of this part of it, or of one before.
+    pub(super) fn reading(&self, effects: &[Effect]) -> String {
+        let sent = self.pending.as_ref().map_or(&[][..], |pending| &pending.effects);
+        if effects.iter().chain(sent).any(Effect::is_set) {
             return format!("-- {}", self.shared.statements.stamp());
         }
-        self.settings().reading()
+        match &self.link {
+            Link::Transaction(transaction) => transaction.log.reading(),
+            _ => self.vars.reading(),
+        }
     }
 
     fn reads_otherwise(&self) -> bool {
@@ -207,7 +206,7 @@ impl Session {
         };
         let carried = statements.sql.get(name).is_some_and(|prepared| prepared.text.is_some());
         let known = carried || statements.named.contains_key(name.as_bytes());
-        known && request.statements == 1 && !self.open && self.status() != Status::Failed
+        known && request.statements == 1 && !self.open
     }
 }
 

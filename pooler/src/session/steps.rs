@@ -22,11 +22,8 @@ impl Session {
         if self.flow.copy_in {
             return self.step_copy(input);
         }
-        if self.skip_to_sync {
+        if self.skip_to_sync || (self.open && self.flow.is_skipping()) {
             return self.step_skip(input);
-        }
-        if self.open && self.flow.skips {
-            return self.step_ignored(input);
         }
         match request::cut(input, self.limits.max_packet_size) {
             Err(error) => (0, Some(malformed(&error))),
@@ -103,41 +100,28 @@ impl Session {
         }
     }
 
-    /// After an error of ours: everything up to Sync is dropped.
-    pub(super) fn step_skip(&mut self, input: &[u8]) -> (usize, Option<Step>) {
-        let Some(header) = Header::read(input) else { return (0, None) };
-        match header {
-            Ok(header) if input.len() as u64 >= header.total => {
-                let used = header.total as usize;
-                if header.tag == b'S' {
-                    self.skip_to_sync = false;
-                    let mut out = Vec::new();
-                    message::ready(&mut out, self.status());
-                    return (used, Some(self.reply(&out)));
-                }
-                (used, Some(Step::Read))
+    /// After an error everything up to Sync is dropped: of a request that we have refused, or of one that the server ignores.
+    fn step_skip(&mut self, input: &[u8]) -> (usize, Option<Step>) {
+        let header = match Header::read(input) {
+            None => return (0, None),
+            Some(Err(error)) => return (0, Some(malformed(&error))),
+            Some(Ok(header)) if header.total > request::MESSAGE_BUDGET => {
+                return (0, Some(protocol("message too long")));
             }
-            Ok(header) if header.total > request::MESSAGE_BUDGET => (0, Some(protocol("message too long"))),
-            Ok(_) => (0, None),
-            Err(error) => (0, Some(malformed(&error))),
-        }
-    }
-
-    /// After an error in an open pipeline: the server would ignore everything up to Sync, queries included, so it isn't sent.
-    fn step_ignored(&mut self, input: &[u8]) -> (usize, Option<Step>) {
-        match Header::read(input) {
-            Some(Ok(header)) if header.tag != b'S' && header.tag != b'X' => {
-                if header.total > request::MESSAGE_BUDGET {
-                    return (0, Some(protocol("message too long")));
-                }
-                let complete = input.len() as u64 >= header.total;
-                if complete { (header.total as usize, Some(Step::Read)) } else { (0, None) }
+            Some(Ok(header)) if (input.len() as u64) < header.total => return (0, None),
+            Some(Ok(header)) => header,
+        };
+        let message = &input[..header.total as usize];
+        match header.tag {
+            b'S' if self.skip_to_sync => {
+                self.skip_to_sync = false;
+                let mut out = Vec::new();
+                message::ready(&mut out, self.status());
+                (message.len(), Some(self.reply(&out)))
             }
-            Some(Err(error)) => (0, Some(protocol(&error.to_string()))),
-            Some(Ok(header)) if (input.len() as u64) < header.total => (0, None),
-            Some(Ok(header)) if header.tag == b'X' => self.step_alone(&input[..header.total as usize]),
-            Some(Ok(header)) => self.step_batch(&input[..header.total as usize], true),
-            None => (0, None),
+            b'S' => self.step_batch(message, true),
+            b'X' => self.step_alone(message),
+            _ => (message.len(), Some(Step::Read)),
         }
     }
 

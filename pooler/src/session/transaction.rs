@@ -76,6 +76,19 @@ impl TransactionLog {
         self.steps.iter().any(|step| matches!(step, Step::Set(name, _) if **name == *"all" || is_for_reading(name)))
     }
 
+    /// By which settings statements are read now; SET LOCAL counts as well.
+    pub fn reading(&self) -> String {
+        let mut reading = self.vars.reading();
+        for step in &self.steps {
+            if let Step::Set(name, statement) = step
+                && (**name == *"all" || is_for_reading(name))
+            {
+                reading.extend(["; ", statement]);
+            }
+        }
+        reading
+    }
+
     /// BEGIN behind other statements of its message: a rollback takes back theirs, too.
     pub fn take_over(&mut self, before: &Arc<Vars>) {
         if self.steps.is_empty() {
